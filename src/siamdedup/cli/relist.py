@@ -1,0 +1,44 @@
+"""python relist.py: plant duplicates of known truth into a catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from siamdedup.errors import ConfigError
+from siamdedup.utils.hydra import config_dir, plain, reports_errors
+
+
+@hydra.main(config_path=config_dir(), config_name="relist", version_base="1.3")
+@reports_errors
+def main(config: DictConfig) -> None:
+    from siamdedup.catalog.ledger import Ledger
+    from siamdedup.catalog.relist import plant_into
+    from siamdedup.catalog.table import read_catalog
+    from siamdedup.report.console import counts_table
+
+    for name, what in (("catalog", "a catalogue CSV or a folder"), ("out", "a new folder")):
+        if not config[name]:
+            raise ConfigError(f"{name} is missing", remedy=f"python relist.py catalog=products.csv out=relisted/  ({name}: {what})")
+    out = Path(config.out).expanduser().resolve()
+    if out.exists():
+        raise ConfigError("it exists already, and nothing is overwritten", where=str(out), remedy="name a new folder")
+    ledger = Ledger()
+    catalog = read_catalog(config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger)
+    number = min(catalog.n_images, round(config.fraction * catalog.n_images) if config.count is None else config.count)
+    plant_into(out, catalog, number, list(config.levels), config.seed, ledger)
+    planted = read_catalog(out / "catalog.csv", truth=out / "truth.csv", ledger=ledger)
+    ledger.write(out / "ledger.csv")
+    counts = {
+        "products": planted.n_products,
+        "of them relisted here": planted.n_products - catalog.n_products,
+        "pictures": planted.n_images,
+        "written to": str(out),
+    }
+    counts_table("Relisted catalogue", counts, ledger)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""``train(config, out)``: the whole of a training run, as a function that scripts, sweeps and tests call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from siamdedup.callbacks.verification import VerificationCallback
+from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
+from siamdedup.embedding.datamodule import CatalogDataModule
+from siamdedup.embedding.extract import embed_loader
+from siamdedup.embedding.module import SiameseModule
+from siamdedup.embedding.network import EmbeddingNetwork, build_network
+from siamdedup.embedding.objective import Objective
+from siamdedup.embedding.prepare import PreparedData, settings_from
+from siamdedup.embedding.transforms import InputTransform, TrainTransform
+from siamdedup.report.console import comparison_table, counts_table, point_table
+from siamdedup.report.record import run_record
+from siamdedup.utils.hydra import plain
+from siamdedup.verification.evaluate import evaluate_hashes, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.pairs import image_truth, score_embeddings
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
+    """Train, tune, test; write ``model.ckpt``, ``metrics.json``, ``ledger.csv`` and ``config.yaml`` under ``out``.
+
+    Returns:
+        metrics (flat dict of floats) and the objects of the run: datamodule, module, trainer, callback.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    L.seed_everything(config.seed, workers=True, verbose=False)  # before anything is instantiated
+    OmegaConf.save(config, out / "config.yaml", resolve=True)
+
+    datamodule = build_datamodule(config)
+    data = datamodule.data
+    data.ledger.write(out / "ledger.csv")
+    counts_table("Data", data.counts, data.ledger)
+    network = build_network(
+        plain(config.backbone), {k: v for k, v in plain(config.head).items() if k != "pool"}, config.head.get("pool", "backbone")
+    )
+    verification = VerificationCallback(
+        instantiate(config.threshold), config.distance.name, instantiate(config.index)
+    )
+    rows = baseline_rows(config, datamodule, network, verification) if config.baselines else {}
+    module = SiameseModule(
+        network,
+        build_objective(config, data, datamodule.make_sampler),
+        instantiate(config.optimizer),
+        instantiate(config.scheduler) if config.scheduler.get("_target_") else None,
+        **plain(config.model),
+    )
+    # First of all callbacks: averaging callbacks swap weights back when validation ends.
+    callbacks = [verification, *(instantiate(c) for c in config.callbacks.values() if c is not None)]
+    loggers = [instantiate(entry) for entry in config.logger.values() if entry is not None]
+    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="object")
+    status = "failed"
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(plain(config))
+        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path)
+        metrics = _values(trainer)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") or getattr(
+            trainer.checkpoint_callback, "last_model_path", ""
+        )
+        if best:
+            _restore(best, network, verification)
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        metrics.update(_values(trainer))
+        rows["siamdedup"] = verification.figures["test"]
+        model = write_model(out / "model.ckpt", network, verification, datamodule, rows)
+        status = "success"
+    finally:
+        _finish(loggers, status)
+    metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", "test/", "train/"))}
+    for name, figures in rows.items():
+        metrics.update({f"{name}/{k}": v for k, v in figures.items() if name != "siamdedup"})
+    record = run_record(config, metrics, data, verification.point, seconds=time.perf_counter() - started)
+    (out / "metrics.json").write_text(json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
+    comparison_table(rows)
+    point_table(verification.point, verification.why_none)
+    log.info("model: %s", model)
+    return {
+        "metrics": metrics,
+        "rows": rows,
+        "model": model,
+        "datamodule": datamodule,
+        "module": module,
+        "trainer": trainer,
+        "callback": verification,
+    }
+
+
+def build_datamodule(config: DictConfig) -> CatalogDataModule:
+    settings = plain(config.data)
+    batch_size, eval_batch_size = settings.pop("batch_size"), settings.pop("eval_batch_size")
+    transform = TrainTransform(
+        InputTransform(config.transform.size, config.transform.fit),
+        config.transform.augment,
+        plain(config.transform)["probability"],
+        config.transform.store_scale,
+    )
+    return CatalogDataModule(
+        settings_from(settings),
+        transform,
+        instantiate(config.sampler),
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
+        seed=config.seed,
+    )
+
+
+def build_objective(config: DictConfig, data: PreparedData, sampler: Any) -> Objective:
+    """Loss, miner and memory with one distance; the number of families is filled in where a loss has proxies."""
+    loss = config.loss.copy()
+    if "num_classes" in loss and loss.num_classes is None:
+        loss.num_classes = data.n_labels
+    OmegaConf.resolve(loss)
+    miner = instantiate(config.miner) if config.miner.get("_target_") else None
+    return Objective(
+        instantiate(loss),
+        miner,
+        embedding_size=config.head.dim,
+        memory_size=config.memory.size,
+        tuples_given=getattr(sampler.func, "tuples_given", False),
+    )
+
+
+def baseline_rows(
+    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, verification: VerificationCallback
+) -> dict[str, dict[str, float]]:
+    """The same pairs by dHash, by pHash, and by the backbone's own features before any training."""
+    data = datamodule.data
+    rows = evaluate_hashes(data.val, data.test, verification.goal, workers=datamodule.settings.workers)
+    frozen = EmbeddingNetwork(network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name)
+    accelerator = "cuda" if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
+    scored = []
+    for catalog, loader in ((data.val, datamodule.val_dataloader()), (data.test, datamodule.test_dataloader())):
+        vectors, image_rows = embed_loader(frozen, loader, accelerator, bf16="bf16" in str(config.trainer.precision))
+        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, image_truth(catalog)))
+    point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
+    rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
+    network.to("cpu")
+    return rows
+
+
+def _restore(path: str, network: EmbeddingNetwork, verification: VerificationCallback) -> None:
+    """Bring back the best weights together with the operating point that was tuned on them."""
+    best = load_checkpoint(path)
+    network.load_state_dict(best.network.state_dict())
+    verification.point = best.operating_point
+
+
+def write_model(
+    path: Path,
+    network: EmbeddingNetwork,
+    verification: VerificationCallback,
+    datamodule: CatalogDataModule,
+    rows: dict[str, dict[str, float]],
+) -> Path:
+    """The checkpoint for inference: weights, transform, distance, operating point and test figures, no optimiser."""
+    ours = section(
+        network,
+        datamodule.transform.input,
+        verification.distance,
+        verification.point,
+        datamodule.data.data_hash,
+        rows=rows,
+        histogram=histogram(verification),
+    )
+    weights = {f"network.{k}": v.detach().cpu().clone() for k, v in network.state_dict().items()}
+    temporary = path.with_suffix(".tmp")
+    torch.save({"state_dict": weights, SECTION: ours}, temporary)
+    temporary.replace(path)
+    if verification.point is not None:
+        point = json.dumps(verification.point.to_dict(), indent=2, sort_keys=True)
+        path.with_name("operating_point.json").write_text(point + "\n")
+    return path
+
+
+def histogram(verification: VerificationCallback, bins: int = 60) -> dict[str, list[float]]:
+    """Cosine distances of the test pairs, matching and (most similar) non-matching, for the page's plot."""
+    pairs = verification.pairs["test"]
+    edges = np.linspace(0, 1, bins + 1)
+    distance = np.clip(1 - pairs.similarity, 0, 1)
+    matching, _ = np.histogram(distance[pairs.is_match], edges)
+    other, _ = np.histogram(distance[~pairs.is_match], edges)
+    return {"edges": edges.tolist(), "matching": matching.tolist(), "non_matching": other.tolist()}
+
+
+def _values(trainer: L.Trainer) -> dict[str, float]:
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _finish(loggers: list[Any], status: str) -> None:
+    """Close W&B even on failure, and mark a failed job as failed."""
+    for logger in loggers:
+        logger.finalize(status)
+        if type(logger).__name__ == "WandbLogger":
+            logger.experiment.finish(exit_code=0 if status == "success" else 1)

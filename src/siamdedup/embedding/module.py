@@ -1,0 +1,123 @@
+"""Lightning glue: the network, its objective and its optimiser; and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import timm.optim
+import torch
+from torch import Tensor, nn
+
+from siamdedup.embedding.dataset import Batch, Loaded
+from siamdedup.embedding.network import EmbeddingNetwork
+from siamdedup.embedding.objective import Objective
+
+
+class SiameseModule(L.LightningModule):
+    """Trains an ``EmbeddingNetwork``.
+
+    Args:
+        optimizer: called with parameter groups.
+        scheduler: called with the optimiser and ``total_steps``; None keeps the learning rate.
+        backbone_lr_scale: the backbone's learning rate over the head's.
+        layer_decay: each layer further from the head learns this much slower (timm's layer-wise decay); None
+            gives the whole backbone one rate.
+        freeze_backbone: train the head alone.
+        freeze_batch_norm: keep the backbone's running statistics as pretrained.
+        loss_lr_scale: learning rate of the loss's own parameters (proxies) over the head's.
+        compile: run the network through ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        objective: Objective,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None = None,
+        *,
+        backbone_lr_scale: float = 1.0,
+        layer_decay: float | None = None,
+        freeze_backbone: bool = False,
+        freeze_batch_norm: bool = False,
+        loss_lr_scale: float = 1.0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.objective = network.to(memory_format=torch.channels_last), objective
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.backbone_lr_scale, self.loss_lr_scale, self.layer_decay = backbone_lr_scale, loss_lr_scale, layer_decay
+        self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
+        if freeze_backbone:
+            network.backbone.requires_grad_(False)
+        # Kept out of the module tree: the compiled wrapper would rename the checkpoint's keys.
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(network) if compile else network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 (N, dim) of norm 1."""
+        return self._forward(images)
+
+    def train(self, mode: bool = True) -> SiameseModule:
+        super().train(mode)
+        if mode and self.freeze_batch_norm:
+            for module in self.network.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, mined = self.objective(self(batch.images), batch.labels)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        if mined >= 0:
+            self.log("train/mined", float(mined), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: Loaded, batch_idx: int) -> Tensor:
+        if not len(batch.rows):  # not one picture of the batch could be read
+            return torch.empty((0, self.network.dim), device=self.device)
+        return self(batch.images)
+
+    test_step = validation_step
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if isinstance(batch, Loaded):
+            return Loaded(batch.images.to(device, non_blocking=True), batch.rows, batch.failed)
+        return Batch(*(part.to(device, non_blocking=True) for part in batch))
+
+    def configure_optimizers(self) -> Any:
+        groups = self.parameter_groups(self.make_optimizer)
+        optimizer = self.make_optimizer(groups)
+        if self.make_scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.make_scheduler(optimizer, total_steps=max(steps, 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self, optimizer: Callable[..., Any]) -> list[dict[str, Any]]:
+        """One group per learning rate; norms and biases get no weight decay."""
+        options = getattr(optimizer, "keywords", {})
+        lr, decay = float(options.get("lr", 1e-3)), float(options.get("weight_decay", 0.0))
+        groups: list[dict[str, Any]] = []
+        backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        if backbone and self.layer_decay is not None:
+            layers = timm.optim.param_groups_layer_decay(
+                self.network.backbone, weight_decay=decay, layer_decay=self.layer_decay
+            )
+            for group in layers:
+                scale = self.backbone_lr_scale * float(group["lr_scale"])
+                groups.append({"params": group["params"], "weight_decay": group["weight_decay"], "lr": lr * scale})
+        elif backbone:
+            groups += _decay_groups(backbone, lr * self.backbone_lr_scale, decay)
+        rest = [p for n, p in self.network.named_parameters() if not n.startswith("backbone.") and p.requires_grad]
+        groups += _decay_groups(rest, lr, decay)
+        groups += _decay_groups(self.objective.parameters(), lr * self.loss_lr_scale, decay)
+        return groups
+
+
+def _decay_groups(parameters: Iterable[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
+    parameters = list(parameters)
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    pairs = ((matrices, decay), (vectors, 0.0))
+    return [{"params": part, "lr": lr, "weight_decay": value} for part, value in pairs if part]

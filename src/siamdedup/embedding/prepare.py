@@ -1,0 +1,200 @@
+"""From settings to what training and evaluation need: checked data, labels, splits, planted relistings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siamdedup.catalog.families import image_families, tie_families
+from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.pixels import PixelStore
+from siamdedup.catalog.relist import plant
+from siamdedup.catalog.relist_ops import LEVELS
+from siamdedup.catalog.splits import Splits, split_families
+from siamdedup.catalog.table import catalog_hash, read_catalog, subset
+from siamdedup.errors import CatalogError, ConfigError
+from siamdedup.types import Catalog, IntArray
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to learn from and what to measure on.
+
+    Attributes:
+        source: "rendered" for the embedded catalogue, else a catalogue CSV or a folder of pictures.
+        positives: "family" (pictures of one family are the same), or "image" (only views of one picture are).
+        max_shared_families: a picture shown by more families than this is a placeholder, not a product.
+        relist_fraction, relist_levels, relist_seed: relistings planted into the validation and test splits.
+        relist: turn planting off where the catalogue's own truth suffices.
+    """
+
+    source: str = "rendered"
+    root: str | None = None
+    truth: str | None = None
+    columns: Mapping[str, str] | None = None
+    cache_dir: str = ".cache"
+    fractions: Mapping[str, float] | None = None
+    split_seed: int = 0
+    positives: str = "family"
+    max_shared_families: int = 5
+    relist: bool = True
+    relist_fraction: float = 0.36
+    relist_levels: Sequence[str] = LEVELS
+    relist_seed: int = 0
+    cache_gb: float = 8.0
+    workers: int = 2
+    progress: bool = True
+
+
+@dataclass
+class PreparedData:
+    """Everything that training and evaluation read.
+
+    Attributes:
+        train_rows, train_labels: int64 (n,): images of ``catalog`` to learn from, and labels 0..n_labels-1.
+        val, test: catalogues to evaluate on, with planted relistings and their truth.
+    """
+
+    catalog: Catalog
+    splits: Splits
+    store: PixelStore
+    train_rows: IntArray
+    train_labels: IntArray
+    val: Catalog
+    test: Catalog
+    counts: dict[str, int]
+    data_hash: str
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def n_labels(self) -> int:
+        return int(self.train_labels.max()) + 1
+
+
+def open_catalog(settings: DataSettings, ledger: Ledger) -> Catalog:
+    """The catalogue that ``source`` names; the embedded one is rendered at first use."""
+    if settings.source == "rendered":
+        from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else
+
+        folder = render_catalog(Path(settings.cache_dir) / "rendered", progress=settings.progress)
+        return read_catalog(folder / "catalog.csv", truth=folder / "truth.csv", ledger=ledger)
+    return read_catalog(
+        settings.source, columns=settings.columns, root=settings.root, truth=settings.truth, ledger=ledger
+    )
+
+
+def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
+    """Read, check, tie, split and plant.
+
+    Raises:
+        CatalogError: nothing can be read, or families teach nothing.
+    """
+    ledger = Ledger()
+    catalog = open_catalog(settings, ledger)
+    cache = Path(settings.cache_dir)
+    store = PixelStore(
+        catalog,
+        cache,
+        max_side=store_side,
+        limit_gb=settings.cache_gb,
+        workers=settings.workers,
+        ledger=ledger,
+        progress=settings.progress,
+    )
+    if not store.readable.any():
+        raise CatalogError(
+            f"none of its {catalog.n_images} pictures can be read (the first: {catalog.image_path(0)})",
+            where=settings.source,
+            remedy="picture paths start from the table's folder; name another with data.root=FOLDER",
+        )
+    ties = tie_families(catalog, store.digests, max_families=settings.max_shared_families, ledger=ledger)
+    splits = split_families(catalog, ties, settings.fractions, seed=settings.split_seed)
+
+    # Known relistings keep families on one side of a split, but learning must not know of them.
+    learned = tie_families(catalog, store.digests, max_families=settings.max_shared_families, use_truth=False)
+    in_train = np.zeros(catalog.n_families, bool)
+    in_train[catalog.labels[splits.train]] = True
+    family = image_families(catalog)
+    rows = np.flatnonzero(in_train[family] & store.readable & ~learned.placeholder).astype(np.int64)
+    # Files with the same bytes are one picture; twice in a batch they would be a positive pair at distance 0.
+    rows = rows[np.sort(np.unique(store.digests[rows], return_index=True)[1])]
+    if not len(rows):
+        raise CatalogError("no readable picture is left to train on", where=settings.source, remedy="see ledger.csv")
+    component = learned.component[family[rows]]
+    labels = _train_labels(component, settings)
+
+    evaluation = {}
+    for name in ("val", "test"):
+        part = subset(catalog, splits[name])
+        if settings.relist and part.n_products:
+            part = plant(
+                part,
+                cache,
+                fraction=settings.relist_fraction,
+                levels=settings.relist_levels,
+                seed=settings.relist_seed,
+                ledger=ledger,
+                progress=settings.progress,
+            )
+        evaluation[name] = part
+    counts = {
+        "products": catalog.n_products,
+        "families": catalog.n_families,
+        "images": catalog.n_images,
+        "images unreadable": int((~store.readable).sum()),
+        "images shared by families": ties.n_shared,
+        "placeholder images": int(ties.placeholder.sum()),
+        "train images": len(rows),
+        "train families": len(np.unique(component)),
+        "val images": evaluation["val"].n_images,
+        "test images": evaluation["test"].n_images,
+    }
+    digest = hashlib.sha256(catalog_hash(catalog).encode())
+    digest.update("".join(np.sort(store.digests).tolist()).encode())
+    return PreparedData(
+        catalog=catalog,
+        splits=splits,
+        store=store,
+        train_rows=rows,
+        train_labels=labels,
+        val=evaluation["val"],
+        test=evaluation["test"],
+        counts=counts,
+        data_hash=digest.hexdigest(),
+        ledger=ledger,
+    )
+
+
+def _train_labels(component: IntArray, settings: DataSettings) -> IntArray:
+    if settings.positives == "image":
+        return np.arange(len(component), dtype=np.int64)
+    if settings.positives != "family":
+        raise ConfigError(f"unknown data.positives {settings.positives!r}", remedy="use 'family' or 'image'")
+    labels, sizes = np.unique(component, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) < 2:
+        raise CatalogError(
+            "training has one family only, so there is no negative",
+            where=settings.source,
+            remedy="check that the family column holds families, not one value",
+        )
+    if sizes.max() < 2:
+        raise CatalogError(
+            f"each of the {len(sizes)} training families has a single picture, so families teach nothing",
+            where=settings.source,
+            remedy="check data.columns.family; or learn from relisted views of each picture alone with "
+            "data.positives=image",
+        )
+    return labels.astype(np.int64)
+
+
+def settings_from(config: Mapping[str, Any]) -> DataSettings:
+    """``DataSettings`` from plain values; an unknown key is an error that names the known ones."""
+    try:
+        return DataSettings(**config)
+    except TypeError as error:
+        raise ConfigError(f"data settings: {error}", remedy="see conf/data/ for the keys") from error

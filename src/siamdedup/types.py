@@ -1,0 +1,191 @@
+"""The few things that pass between stages. Plain data: no I/O, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Checked products, their families and their distinct pictures.
+
+    A picture that several products show is held once, so it is decoded and embedded once. Product
+    ``p`` shows the images ``image_index[offsets[p]:offsets[p + 1]]``.
+
+    Attributes:
+        product_ids: string array (n_products,), unique.
+        families: string array (n_products,), the catalogue's productFamily.
+        labels: int64 (n_products,), the family as an integer in 0..n_families-1.
+        image_paths: string array (n_images,), distinct, as written in the table.
+        offsets: int64 (n_products + 1,), start of each product's images.
+        image_index: int64 (offsets[-1],), rows of ``image_paths``.
+        root: folder that relative image paths are read from.
+        relisted: int64 (n_truth, 2) rows of products (relisted, original) known to be the same; may be empty.
+        relisted_level: string per truth row ("easy", "medium", "hard" or "").
+        relisted_image: int64 (n_truth, 2) rows of images (copy, source) where one picture was made from the
+            other, else -1: the whole products are then the same, whichever pictures they show.
+    """
+
+    product_ids: pa.StringArray
+    families: pa.StringArray
+    labels: IntArray
+    image_paths: pa.StringArray
+    offsets: IntArray
+    image_index: IntArray
+    root: Path
+    relisted: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    relisted_level: tuple[str, ...] = ()
+    relisted_image: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    @property
+    def n_products(self) -> int:
+        return len(self.product_ids)
+
+    @property
+    def n_images(self) -> int:
+        return len(self.image_paths)
+
+    @property
+    def n_families(self) -> int:
+        return int(self.labels.max()) + 1 if self.n_products else 0
+
+    def image_path(self, row: int) -> Path:
+        """Where image ``row`` lies on this machine."""
+        return self.root / self.image_paths[int(row)].as_py()
+
+    def product_of_entry(self) -> IntArray:
+        """int64 (len(image_index),): the product of each (product, image) entry."""
+        return np.repeat(np.arange(self.n_products, dtype=np.int64), np.diff(self.offsets))
+
+    def images_of(self, product: int) -> IntArray:
+        """Rows of the images of one product."""
+        return self.image_index[self.offsets[product] : self.offsets[product + 1]]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Unit vectors with the ids they belong to.
+
+    Attributes:
+        vectors: float16 or float32 (n, d), each of L2 norm 1 (a memory map where large).
+        image_rows: int64 (n,), rows of ``Catalog.image_paths``; images that could not be read are absent.
+        model_hash: SHA-256 of the weights that made them.
+    """
+
+    vectors: npt.NDArray[Any]
+    image_rows: IntArray
+    model_hash: str
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Pairs of items with a similarity (larger is closer) and whether they are the same product.
+
+    All matching pairs are held. Of the non-matching ones, possibly only the most similar: ``n_nonmatch``
+    counts them all, and every one left out is at most as similar as ``floor``.
+
+    Attributes:
+        left, right: int64 (n,), item rows, left < right.
+        similarity: float32 (n,).
+        is_match: bool (n,).
+        n_nonmatch: number of non-matching pairs, held or not.
+        floor: similarity above which the non-matching pairs are complete (-inf when all are held).
+    """
+
+    left: IntArray
+    right: IntArray
+    similarity: FloatArray
+    is_match: BoolArray
+    n_nonmatch: int
+    floor: float = float("-inf")
+
+    @property
+    def n_match(self) -> int:
+        return int(self.is_match.sum())
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The verification threshold and what it costs, as measured on validation and then frozen.
+
+    A pair is called the same product when its distance is <= ``threshold``. FMR = FAR = false matches over
+    all non-matching pairs; FNMR = 1 - VAL = missed matches over all matching pairs (ISO/IEC 19795-1; FaceNet
+    says FAR and VAL). ``ci`` maps a rate's name to its 95 % bootstrap interval over families.
+    """
+
+    threshold: float
+    distance: str
+    goal: str
+    fmr: float
+    fnmr: float
+    precision: float
+    recall: float
+    f1: float
+    n_match: int
+    n_nonmatch: int
+    ci: dict[str, tuple[float, float]] = field(default_factory=dict)
+    data_hash: str = ""
+    model_hash: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, so that ``torch.load(weights_only=True)`` and JSON both carry it."""
+        plain = asdict(self)
+        plain["ci"] = {name: [float(low), float(high)] for name, (low, high) in self.ci.items()}
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> OperatingPoint:
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in plain.items() if k in known}
+        values["ci"] = {name: (float(low), float(high)) for name, (low, high) in plain.get("ci", {}).items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ProductPairs:
+    """Verified pairs of products of different families, sorted by (left, right).
+
+    Attributes:
+        left, right: int64 (n,), rows of ``Catalog.product_ids``, left < right, each pair once.
+        distance: float32 (n,), the smallest distance between any two of their pictures.
+        left_image, right_image: int64 (n,), rows of the two pictures at that distance.
+        stage: which stage of the cascade found it, one string per pair ("same file", "embedding").
+    """
+
+    left: IntArray
+    right: IntArray
+    distance: FloatArray
+    left_image: IntArray
+    right_image: IntArray
+    stage: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True)
+class DuplicateGroups:
+    """Groups in which every cross-family pair is verified.
+
+    Attributes:
+        group: int64 (n_products,), group number of each product, -1 where it is in none.
+        n_groups: number of groups.
+        largest_component: products in the largest connected component of verified pairs.
+        chains_prevented: verified pairs whose two products were kept apart because some other pair between
+            their groups is not verified.
+    """
+
+    group: IntArray
+    n_groups: int
+    largest_component: int
+    chains_prevented: int

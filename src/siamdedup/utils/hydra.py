@@ -1,0 +1,64 @@
+"""Where the configs lie, and how a Hydra script ends when the input is at fault. Imports stay light."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from siamdedup.errors import ConfigError, SiamdedupError
+
+
+def config_dir() -> str:
+    """The clone's ``conf/`` where there is one, else the copy inside the wheel; always absolute."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parents[1] / "conf", package / "conf"):
+        if (folder / "train.yaml").is_file():
+            return str(folder)
+    raise ConfigError("the configs are missing", where=str(package), remedy="install siamdedup again")
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Resolved plain containers: neither a ListConfig nor an interpolation leaves the command line's layer."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def reports_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """An error of the input ends the script with its message and exit code 2; others keep their traceback."""
+
+    @functools.wraps(main)
+    def wrapped(config: DictConfig) -> Any:
+        try:
+            return main(config)
+        except SiamdedupError as error:
+            print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+
+    return wrapped
+
+
+def refuse_distributed_multirun(config: DictConfig) -> None:
+    """Lightning's DDP starts this script again with the same arguments, and a multirun would start over in each.
+
+    Raises:
+        ConfigError: more than one device per job of a multirun.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    devices = config.trainer.get("devices", 1)
+    if devices not in (1, "1") or config.trainer.get("num_nodes", 1) != 1:
+        raise ConfigError(
+            f"trainer.devices={devices} inside a multirun",
+            remedy="give each job one device (trainer.devices=1), or start the runs one by one without -m",
+        )
+
+
