@@ -143,7 +143,6 @@ def _build(table: pa.Table, separator: str, source: str, root: Path, ledger: Led
     first[np.unique(table["id"].to_numpy(), return_index=True)[1]] = True
     table = _keep(table, pa.array(first), source, ledger, "repeated product id: the first row was kept")
 
-    separator = ";"
     lists = pc.split_pattern(table["images"], separator).combine_chunks()
     entry_product = pc.list_parent_indices(lists).to_numpy()
     entry_path = pc.utf8_trim_whitespace(pc.list_flatten(lists))

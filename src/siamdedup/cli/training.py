@@ -26,6 +26,7 @@ from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
 from siamdedup.utils.hydra import plain
+from siamdedup.utils.quiet import quiet
 from siamdedup.verification.evaluate import evaluate_hashes, frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.pairs import image_truth, score_embeddings
 
@@ -39,6 +40,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         metrics (flat dict of floats) and the objects of the run: datamodule, module, trainer, callback.
     """
     started = time.perf_counter()
+    quiet()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     L.seed_everything(config.seed, workers=True, verbose=False)  # before anything is instantiated
@@ -152,7 +154,7 @@ def baseline_rows(
         scored.append(score_embeddings(vectors.astype(np.float32), image_rows, image_truth(catalog)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
-    network.to("cpu")
+    network.to("cpu").train()
     return rows
 
 

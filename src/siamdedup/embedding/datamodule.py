@@ -88,3 +88,9 @@ class CatalogDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Loaded]:
         return self._evaluation("test", self.data.test)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Pictures and labels go to the device; row numbers and reasons stay."""
+        if isinstance(batch, Loaded):
+            return Loaded(batch.images.to(device, non_blocking=True), batch.rows, batch.failed)
+        return Batch(*(part.to(device, non_blocking=True) for part in batch))

@@ -80,11 +80,6 @@ class SiameseModule(L.LightningModule):
 
     test_step = validation_step
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if isinstance(batch, Loaded):
-            return Loaded(batch.images.to(device, non_blocking=True), batch.rows, batch.failed)
-        return Batch(*(part.to(device, non_blocking=True) for part in batch))
-
     def configure_optimizers(self) -> Any:
         groups = self.parameter_groups(self.make_optimizer)
         optimizer = self.make_optimizer(groups)

@@ -1,0 +1,32 @@
+# The README's commands. `make demo` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/python train.py +experiment=demo hydra.run.dir=outputs/demo
+	$(BIN)/python dedup.py checkpoint=outputs/demo/model.ckpt catalog=rendered out=outputs/demo
+	@echo "Open outputs/demo/index.html; the duplicates are in outputs/demo/duplicates.json"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/train_overhead.py
+	$(BIN)/python benchmarks/input_pipeline.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[weights,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs .cache

@@ -1,0 +1,87 @@
+"""The one definition of the distance between two pictures, shared by loss, miner, threshold and join.
+
+For unit vectors all three are the same ordering of pairs, told in other units:
+``cosine`` = 1 - cos in 0..2, ``euclidean`` = |a - b| = sqrt(2 - 2 cos) in 0..2 and
+``squared_euclidean`` = 2 - 2 cos in 0..4 (FaceNet's).
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+DISTANCES = ("cosine", "euclidean", "squared_euclidean")
+# A float32 product of a unit vector with itself misses 1 by some 1e-7: closer than this is the same picture.
+IDENTICAL = 1e-6
+
+Floats = npt.NDArray[np.floating[Any]]
+Float64Array = npt.NDArray[np.float64]
+
+
+def _known(name: str) -> None:
+    if name not in DISTANCES:
+        raise ValueError(f"unknown distance {name!r}: one of {', '.join(DISTANCES)}")
+
+
+@overload
+def snap(similarity: float) -> float: ...
+@overload
+def snap(similarity: Floats) -> Float64Array: ...
+def snap(similarity: float | Floats) -> float | Float64Array:
+    """Similarities as float64; what is within ``IDENTICAL`` of 1, or above, is exactly 1. NaN stays NaN."""
+    value = np.asarray(similarity, np.float64)
+    snapped = np.where(1.0 - value < IDENTICAL, 1.0, value)
+    return float(snapped) if snapped.ndim == 0 else snapped
+
+
+@overload
+def to_distance(similarity: float, name: str) -> float: ...
+@overload
+def to_distance(similarity: Floats, name: str) -> Float64Array: ...
+def to_distance(similarity: float | Floats, name: str) -> float | Float64Array:
+    """Distance at a cosine similarity of unit vectors, never negative and exactly 0 for the same picture.
+
+    Args:
+        similarity: scalar or array of any shape and float type; larger is closer. Minus infinity is
+            infinitely far.
+        name: one of ``DISTANCES``.
+
+    Returns:
+        float for a scalar, else float64 of the same shape. float64 because 1 - cos in float32 makes ties of
+        similarities near 0 that differ.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    _known(name)
+    distance = 1.0 - np.asarray(snap(similarity))
+    if name != "cosine":
+        distance = 2.0 * distance
+    if name == "euclidean":
+        distance = np.sqrt(distance)
+    return float(distance) if distance.ndim == 0 else distance
+
+
+@overload
+def to_similarity(distance: float, name: str) -> float: ...
+@overload
+def to_similarity(distance: Floats, name: str) -> Float64Array: ...
+def to_similarity(distance: float | Floats, name: str) -> float | Float64Array:
+    """Cosine similarity at a distance: inverse of :func:`to_distance`, float or float64 of the same shape.
+
+    A join should scan for similarities a little below this and then keep ``to_distance(s) <= threshold``: the
+    same picture may come out as 0.9999998, and only ``to_distance`` makes that distance 0.
+
+    Raises:
+        ValueError: unknown name, or a negative distance.
+    """
+    _known(name)
+    value = np.asarray(distance, np.float64)
+    if (value < 0).any():
+        raise ValueError("a distance cannot be negative")
+    if name == "euclidean":
+        value = value * value
+    similarity = 1.0 - value if name == "cosine" else 1.0 - value / 2.0
+    return float(similarity) if similarity.ndim == 0 else similarity

@@ -1,0 +1,197 @@
+"""Which pairs of pictures are the same product, and how similar a model or a fingerprint finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from siamdedup.types import BoolArray, Catalog, FloatArray, IntArray, ScoredPairs
+from siamdedup.verification.distances import Float64Array, Floats, snap
+
+_Rows = Callable[[slice | IntArray], FloatArray]  # items -> float32 (items, k); their dot product ranks pairs
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """What is known about pairs of pictures.
+
+    Attributes:
+        component: int64 (n_images,), the true family of each picture, which a bootstrap resamples.
+        matching: int64 (n, 2), rows of pictures known to show the same product, left < right, each pair once.
+    """
+
+    component: IntArray
+    matching: IntArray
+
+    def positions(self, image_rows: IntArray) -> tuple[IntArray, int]:
+        """Matching pairs as positions in ``image_rows``: int64 (n, 2), left < right, sorted.
+
+        The second value is how many were skipped because a picture is not there (unreadable). ValueError
+        where ``image_rows`` names a picture twice or one that is none of this catalogue.
+        """
+        rows = np.asarray(image_rows, np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self.component)):
+            raise ValueError(f"image_rows must lie in 0..{len(self.component) - 1}")
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("image_rows names a picture twice")
+        position = np.full(len(self.component), -1, np.int64)
+        position[rows] = np.arange(len(rows))
+        found = position[self.matching]
+        readable = (found >= 0).all(1)
+        return np.unique(np.sort(found[readable], 1), axis=0), int((~readable).sum())
+
+
+def image_truth(catalog: Catalog, *, placeholder: BoolArray | None = None) -> ImageTruth:
+    """True families of the pictures, and the matching pairs that follow from the known relistings.
+
+    Families are one true family where a relisting ties them or they show the same picture. A relisting that
+    names (copy, source) gives that one pair; another gives every picture of one product with every picture of
+    the other. Other pairs inside a true family (variants, views) are neither matching nor non-matching.
+
+    Args:
+        catalog: checked catalogue; without ``relisted`` there are no matching pairs.
+        placeholder: bool (n_images,), "no image" signs and the like: they tie no families and are in no
+            matching pair. Where it is not given, one such sign makes all families that show it one.
+    """
+    n_families, n_images = catalog.n_families, catalog.n_images
+    says_something = np.ones(n_images, np.bool_) if placeholder is None else ~placeholder
+    matching = _relisted_pairs(catalog)
+    matching = matching[says_something[matching].all(1)]
+    entry_family = catalog.labels[catalog.product_of_entry()]
+    shows = np.stack([entry_family, n_families + catalog.image_index], 1)[says_something[catalog.image_index]]
+    edges = np.concatenate([shows, catalog.labels[catalog.relisted], matching + n_families])
+    graph = coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n_families + n_images,) * 2)
+    component = connected_components(graph, directed=False)[1][n_families:]
+    return ImageTruth(component.astype(np.int64), matching)
+
+
+def _relisted_pairs(catalog: Catalog) -> IntArray:
+    """int64 (n, 2): unordered pairs of different pictures that the known relistings name, sorted."""
+    named = catalog.relisted_image
+    if not len(named):
+        named = np.full_like(catalog.relisted, -1)
+    whole = (named < 0).any(1)
+    left, right = catalog.relisted[whole].T
+    count = np.diff(catalog.offsets)
+    size = count[left] * count[right]
+    # Ragged cross product: entry k of a truth row is picture k // n_right of one, k % n_right of the other.
+    row = np.repeat(np.arange(len(size)), size)
+    k = np.arange(len(row)) - (np.cumsum(size) - size)[row]
+    n_right = count[right][row]
+    left_image = catalog.image_index[catalog.offsets[left][row] + k // n_right]
+    right_image = catalog.image_index[catalog.offsets[right][row] + k % n_right]
+    pairs = np.concatenate([named[~whole], np.stack([left_image, right_image], 1)])
+    pairs = np.unique(np.sort(pairs, 1), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]].astype(np.int64)
+
+
+def score_embeddings(
+    vectors: npt.NDArray[Any], image_rows: IntArray, truth: ImageTruth, *,
+    max_nonmatch: int = 2_000_000, tile: int = 2048,
+) -> ScoredPairs:
+    """Cosine similarity of all matching pairs and of the most similar non-matching pairs.
+
+    Exact: every pair of different true families is looked at, block by block of ``tile``² pairs. Time grows
+    with n², memory with ``max_nonmatch`` and ``tile``².
+
+    Args:
+        vectors: float (n, d), unit length (a memory map will do). Rounding to float16 undoes unit length, and
+            with it distance 0 of the same picture: it is restored in float32.
+        image_rows: int64 (n,), the picture of each vector, each once.
+        max_nonmatch: non-matching pairs to hold; the others are only counted. Below the similarity of the
+            least similar one held (``floor``) false matches are not known.
+
+    Returns matching pairs, then non-matching; ``left`` and ``right`` are **positions in ``vectors``**, not
+    rows of images. Matching pairs without a vector are left out: ``truth.positions`` counts them. ValueError
+    where shapes do not fit or a vector is not of unit length (NaN included).
+    """
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors must be (n, d), not {vectors.shape}")
+
+    def unit(rows: slice | IntArray) -> FloatArray:
+        block = np.asarray(vectors[rows], np.float32)
+        norm = np.linalg.norm(block, axis=1, keepdims=True)
+        if not (np.abs(norm - 1) < 0.01).all():
+            raise ValueError("vectors must be finite and of unit length")
+        return np.asarray(block / norm, np.float32)
+
+    return _score(unit, snap, len(vectors), image_rows, truth, max_nonmatch, tile)
+
+
+def score_hashes(
+    bits: npt.NDArray[np.uint8], image_rows: IntArray, truth: ImageTruth, *,
+    max_nonmatch: int = 2_000_000, tile: int = 2048,
+) -> ScoredPairs:
+    """As :func:`score_embeddings` for packed ``bits`` uint8 (n, n_bytes), of which every bit counts.
+
+    Similarity = 1 - Hamming distance / bits, in 0..1; distance "cosine" is then the share of differing bits.
+    """
+    n_bits = 8 * bits.shape[-1]
+    if bits.ndim != 2 or bits.dtype != np.uint8 or not n_bits:
+        raise ValueError(f"bits must be packed uint8 (n, n_bytes), not {bits.dtype} {bits.shape}")
+
+    def signs(rows: slice | IntArray) -> FloatArray:
+        return np.unpackbits(bits[rows], axis=1).astype(np.float32) * 2 - 1
+
+    def from_dot(dot: Floats) -> Float64Array:  # dot = agreeing - differing bits, exact in float32
+        return (n_bits + dot.astype(np.float64)) / (2 * n_bits)
+
+    return _score(signs, from_dot, len(bits), image_rows, truth, max_nonmatch, tile)
+
+
+def _score(
+    rows: _Rows, to_similarity: Callable[[Floats], Float64Array], n: int, image_rows: IntArray,
+    truth: ImageTruth, max_nonmatch: int, tile: int,
+) -> ScoredPairs:
+    if len(image_rows) != n or max_nonmatch < 1 or tile < 1:
+        raise ValueError(f"{n} items need as many image rows, not {len(image_rows)}; max_nonmatch, tile >= 1")
+    left, right = truth.positions(image_rows)[0].T
+    parts = [slice(start, start + tile) for start in range(0, len(left), tile)]
+    dots = [np.einsum("ij,ij->i", rows(left[part]), rows(right[part])) for part in parts]
+    component = truth.component[image_rows]
+    sizes = np.bincount(component).astype(np.int64)
+    n_nonmatch = (n * n - int((sizes * sizes).sum())) // 2
+    value, code = _top_nonmatching(rows, n, component, max_nonmatch, tile)
+    order = np.argsort(code)
+    other_left, other_right = np.divmod(code[order], max(n, 1))
+    similarity = to_similarity(np.concatenate([*dots, value[order]])).astype(np.float32)
+    floor = float(similarity[len(left) :].min()) if n_nonmatch > max_nonmatch else float("-inf")
+    lefts, rights = np.concatenate([left, other_left]), np.concatenate([right, other_right])
+    return ScoredPairs(lefts, rights, similarity, np.arange(len(lefts)) < len(left), n_nonmatch, floor)
+
+
+def _top_nonmatching(
+    rows: _Rows, n: int, component: IntArray, keep: int, tile: int
+) -> tuple[FloatArray, IntArray]:
+    """The ``keep`` largest dot products between different components, and ``left * n + right`` of each.
+
+    Which of several pairs tied at the smallest value are held is left open.
+    """
+    values, codes, held = [np.empty(0, np.float32)], [np.empty(0, np.int64)], 0
+    cut = np.float32(-np.inf)
+    for top in range(0, n, tile):
+        a = rows(slice(top, top + tile))
+        for side in range(top, n, tile):
+            b = a if side == top else rows(slice(side, side + tile))
+            dot = (a @ b.T).ravel()
+            # The cut rises quickly: what lies above it is sparse, so families are compared only there.
+            hit = np.flatnonzero(dot > cut)
+            left, right = np.divmod(hit, len(b))
+            left, right = left + top, right + side
+            fits = (left < right) & (component[left] != component[right])
+            values.append(dot[hit[fits]])
+            codes.append(left[fits] * n + right[fits])
+            held += len(values[-1])
+            if held > 2 * keep or (held > keep and top + tile >= n):  # now and then, and at the end
+                value, code = np.concatenate(values), np.concatenate(codes)
+                cut = np.partition(value, held - keep)[held - keep]
+                chosen = value > cut
+                chosen[np.flatnonzero(value == cut)[: keep - int(chosen.sum())]] = True
+                values, codes, held = [value[chosen]], [code[chosen]], keep
+    return np.concatenate(values), np.concatenate(codes)

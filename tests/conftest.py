@@ -1,0 +1,97 @@
+"""Shared fixtures: tiny catalogues drawn in milliseconds."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from siamdedup.utils.hydra import config_dir
+
+# No test may reach for a hub: a missing weight must fail at once, not after minutes of retries.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+
+def draw(family: int, view: int, size: int = 96) -> np.ndarray:
+    """uint8 (size, size, 3): an object whose shape and pattern tell its family, seen a little differently."""
+    rng = np.random.default_rng([family, 7])
+    image = np.full((size, size, 3), 255, np.uint8)
+    colour = tuple(int(c) for c in rng.integers(20, 220, 3))
+    accent = tuple(int(c) for c in rng.integers(20, 220, 3))
+    shift = np.random.default_rng([family, view]).integers(-6, 7, 2)
+    centre = (size // 2 + int(shift[0]), size // 2 + int(shift[1]))
+    corners = int(rng.integers(3, 9))
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 1)
+    radius = size * rng.uniform(0.25, 0.4, corners)
+    points = np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], 1)
+    cv2.fillPoly(image, [points.astype(np.int32)], colour)
+    for k in range(int(rng.integers(1, 5))):
+        y = centre[1] - size // 5 + k * size // 9
+        cv2.line(image, (centre[0] - size // 6, y), (centre[0] + size // 6, y), accent, 3)
+    return image
+
+
+def write_rows(path: Path, rows: list[tuple[str, str, str]], header: tuple[str, ...] | None = None) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(header or ("productId", "imageUrlStr", "productFamily"))
+        writer.writerows(rows)
+    return path
+
+
+def make_catalog(folder: Path, families: int = 12, products: int = 2, views: int = 2) -> Path:
+    """A catalogue CSV with its pictures; returns the CSV."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for family in range(families):
+        for product in range(products):
+            names = []
+            for view in range(views):
+                name = f"images/f{family}_p{product}_v{view}.png"
+                picture = draw(family, 10 * product + view)
+                cv2.imwrite(str(folder / name), picture[:, :, ::-1])
+                names.append(name)
+            rows.append((f"P{family}-{product}", ";".join(names), f"F{family}"))
+    return write_rows(folder / "catalog.csv", rows)
+
+
+@pytest.fixture(scope="session")
+def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CSV of 12 families x 2 products x 2 pictures; read-only for tests."""
+    return make_catalog(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., DictConfig]:
+    """compose("train", overrides...) as the script would, with outputs under tmp_path."""
+
+    def make(name: str = "train", *overrides: str) -> DictConfig:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            config = compose(name, [*overrides, f"hydra.run.dir={tmp_path}/run"], return_hydra_config=True)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(tmp_path / "run")
+            config.hydra.runtime.cwd = str(tmp_path)
+            config.paths.root_dir = str(tmp_path)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    yield make
+    HydraConfig.instance().cfg = None
+
+
+def shared_data() -> Path | None:
+    """Real pictures for tests and benchmarks: SIAMDEDUP_DATA, else ../shared/data beside the clone, else None."""
+    given = os.environ.get("SIAMDEDUP_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    return folder if folder.is_dir() else None

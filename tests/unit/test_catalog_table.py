@@ -1,0 +1,135 @@
+"""The gate: what comes in is checked, what is left out is in the ledger with its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw, write_rows
+
+from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.table import Columns, catalog_hash, read_catalog, subset, write_catalog
+from siamdedup.errors import CatalogError
+
+
+def test_reads_products_families_and_several_images(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "c.csv",
+        [("a", "x.jpg; y.jpg", "F"), ("b", "y.jpg;;y.jpg", "G"), ("c", "z.jpg", "F")],
+    )
+    catalog = read_catalog(path)
+    assert catalog.product_ids.to_pylist() == ["a", "b", "c"]
+    assert catalog.image_paths.to_pylist() == ["x.jpg", "y.jpg", "z.jpg"]
+    assert [catalog.images_of(p).tolist() for p in range(3)] == [[0, 1], [1], [2]]
+    assert catalog.labels[0] == catalog.labels[2] != catalog.labels[1]
+    assert catalog.image_path(0) == tmp_path.resolve() / "x.jpg"
+
+
+def test_a_products_listed_order_of_images_is_kept(tmp_path: Path) -> None:
+    catalog = read_catalog(write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "z.jpg;x.jpg", "F")]))
+    shown = [catalog.image_paths[int(i)].as_py() for i in catalog.images_of(1)]
+    assert shown == ["z.jpg", "x.jpg"]
+
+
+def test_other_column_names_and_separator(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "c.csv", [("a", "x.jpg|y.jpg", "F")], ("sku", "photos", "parent"))
+    catalog = read_catalog(path, columns={"product_id": "sku", "images": "photos", "family": "parent", "separator": "|"})
+    assert catalog.n_images == 2
+
+
+def test_bad_rows_go_to_the_ledger_with_their_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(
+        'productId,imageUrlStr,productFamily\na,"x;y",F\nb,z\nc,"q\nr",G\n,x,G\na,x,F\nd,,F\ne,http://h/b.jpg,F\n'
+        "f,x,G,3\ng,x,H\nh,x,\n"
+    )
+    ledger = Ledger()
+    catalog = read_catalog(path, ledger=ledger)
+    assert catalog.product_ids.to_pylist() == ["a", "c", "g"]
+    found = {(row, item): reason for _, row, item, reason in ledger}
+    assert found[(2, "b,z")].startswith("malformed row: 2 fields")
+    assert found[(8, "f,x,G,3")].startswith("malformed row: 4 fields")
+    assert found[(4, "")] == "no product id"
+    assert found[(5, "a")].startswith("repeated product id")
+    assert found[(6, "d")] == "no image"
+    assert found[(7, "e")].startswith("no image")
+    assert found[(-1, "http://h/b.jpg")].startswith("remote image")
+    assert found[(10, "h")] == "no family"
+    assert len(ledger) == 8
+    assert ledger.write(tmp_path / "ledger.csv").read_text().count("\n") == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (b"productId,images\na,x\n", "'imageUrlStr', 'productFamily' is missing"),
+        (b"productId,imageUrlStr,productFamily\n", "no usable product"),
+        (b"productId,imageUrlStr,productFamily\n,x,F\n", "1 x no product id"),
+        (b"productId,imageUrlStr,productFamily\n\xff\xfe\xfa,x,F\n", "does not read as CSV"),
+    ],
+)
+def test_an_unusable_table_names_file_problem_and_remedy(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    path = tmp_path / "c.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CatalogError) as error:
+        read_catalog(path)
+    assert problem in str(error.value)
+    assert str(path) in str(error.value)
+    assert "Remedy:" in str(error.value)
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_column(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_bytes(b"\xef\xbb\xbfproductId,imageUrlStr,productFamily\na,x,F\n")
+    assert read_catalog(path).n_products == 1
+
+
+def test_a_folder_of_families(tmp_path: Path) -> None:
+    import cv2
+
+    for name in ("mug/1.png", "mug/2;a.PNG", "lamp/1.jpg", "not-in-a-family.jpg", "lamp/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), draw(0, 0)) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    catalog = read_catalog(tmp_path)
+    assert catalog.product_ids.to_pylist() == ["lamp/1.jpg", "mug/1.png", "mug/2;a.PNG"]
+    assert catalog.families.to_pylist() == ["lamp", "mug", "mug"]
+    with pytest.raises(CatalogError, match="no picture lies in a sub-folder"):
+        read_catalog(tmp_path / "mug")
+
+
+def test_truth_is_attached_and_checked(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "c.csv", [("a", "x.jpg", "F"), ("b", "y.jpg", "G"), ("c", "z.jpg", "H")])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("productId,relistedFrom,level,copyImage,sourceImage\nb,a,easy,y.jpg,x.jpg\nc,a,hard,,\n")
+    catalog = read_catalog(path, truth=truth)
+    assert catalog.relisted.tolist() == [[1, 0], [2, 0]]
+    assert catalog.relisted_image.tolist() == [[1, 0], [-1, -1]]
+    assert catalog.relisted_level == ("easy", "hard")
+    truth.write_text("productId,relistedFrom\nb,nobody\n")
+    with pytest.raises(CatalogError, match="row 1 names b and nobody"):
+        read_catalog(path, truth=truth)
+
+
+def test_subset_keeps_only_what_its_products_show(tmp_path: Path) -> None:
+    rows = [("a", "x.jpg;s.jpg", "F"), ("b", "y.jpg", "G"), ("c", "z.jpg;s.jpg", "H")]
+    path = write_rows(tmp_path / "c.csv", rows)
+    truth = tmp_path / "truth.csv"
+    truth.write_text("productId,relistedFrom,level,copyImage,sourceImage\nc,a,easy,z.jpg,x.jpg\nb,a,easy,,\n")
+    part = subset(read_catalog(path, truth=truth), np.array([2, 0]))
+    assert part.product_ids.to_pylist() == ["a", "c"]
+    assert part.image_paths.to_pylist() == ["x.jpg", "s.jpg", "z.jpg"]
+    assert [part.images_of(p).tolist() for p in range(2)] == [[0, 1], [2, 1]]
+    assert part.relisted.tolist() == [[1, 0]]
+    assert part.relisted_image.tolist() == [[2, 0]]
+
+
+def test_written_catalogue_reads_back_the_same_and_the_hash_sees_a_change(tmp_path: Path) -> None:
+    catalog = read_catalog(write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ("b,\"q\"", "y.jpg", "G")]))
+    again = read_catalog(write_catalog(tmp_path / "d.csv", catalog, Columns()))
+    assert catalog_hash(again) == catalog_hash(catalog)
+    other = read_catalog(write_rows(tmp_path / "e.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "y.jpg", "G")]))
+    assert catalog_hash(other) != catalog_hash(catalog)

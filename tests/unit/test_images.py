@@ -1,0 +1,129 @@
+"""One decode path: every format gives the same upright RGB picture, and what is no picture says so."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw
+from PIL import Image
+
+from siamdedup.catalog import images
+from siamdedup.catalog.images import decode, digest, fit, read_bytes, shrink
+from siamdedup.errors import ImageError
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    out = BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF"])
+def test_lossless_formats_give_the_same_pixels(form: str) -> None:
+    image = Image.fromarray(draw(1, 0))
+    if form == "GIF":
+        image = image.quantize(64)
+    assert np.array_equal(decode(encoded(image, form)), np.asarray(image.convert("RGB")))
+
+
+def test_jpeg_is_near_the_original() -> None:
+    pixels = draw(1, 0, 200)
+    assert np.abs(decode(encoded(Image.fromarray(pixels), "JPEG", quality=95)).astype(int) - pixels).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_exif_orientation_is_undone_as_pillow_undoes_it(orientation: int, form: str) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
+    data = encoded(Image.fromarray(draw(2, 0, 64)[:, :40]), form, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB"))
+    found = decode(data)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 2  # the two decoders may round differently
+
+
+def test_alpha_lies_on_white() -> None:
+    rgba = np.dstack([draw(1, 0), np.zeros((96, 96), np.uint8)])
+    assert (decode(encoded(Image.fromarray(rgba, "RGBA"), "PNG")) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "LA", "1"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    grey = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(grey).convert("RGB").convert(mode)
+    form = "JPEG" if mode == "CMYK" else "PNG"
+    found = decode(encoded(image, form))
+    assert found.shape == (64, 64, 3)
+    assert found.dtype == np.uint8
+    expected = grey if mode == "I;16" else np.asarray(image.convert("RGB"))[:, :, 0]
+    assert np.abs(found[:, :, 0].astype(int) - expected).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_scaled_decoding_meets_the_size_and_the_picture(form: str) -> None:
+    large = np.kron(draw(3, 0, 128), np.ones((8, 8, 1), np.uint8))
+    found = decode(encoded(Image.fromarray(large), form), max_side=128)
+    assert found.shape == (128, 128, 3)
+    assert np.abs(found.astype(int) - draw(3, 0, 128)).mean() < 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<html>not found</html>", b"\xff\xd8\xff\xe0 broken", b"\x89PNG\r\n\x1a\n", b"GIF89a"],
+    ids=["html", "jpeg", "png", "gif"],
+)
+def test_what_is_no_picture_says_so(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"shop\.jpg: not a readable picture"):
+        decode(data, where="shop.jpg")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_truncated_picture_is_refused(form: str) -> None:
+    data = encoded(Image.fromarray(draw(4, 0, 200)), form)
+    with pytest.raises(ImageError):
+        decode(data[: len(data) // 2])
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(ImageError, match="too large: 96 x 96"):
+        decode(encoded(Image.fromarray(draw(1, 0)), "PNG"))
+
+
+def test_read_bytes_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="nothing.jpg: no such file"):
+        read_bytes(tmp_path / "nothing.jpg")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ImageError, match="empty file"):
+        read_bytes(tmp_path / "empty.jpg")
+    with pytest.raises(ImageError):
+        read_bytes(tmp_path)
+    assert digest(b"a") != digest(b"b")
+
+
+def test_fit_letterboxes_on_white_and_keeps_the_aspect() -> None:
+    tall = np.zeros((200, 50, 3), np.uint8)
+    found = fit(tall, 100)
+    assert found.shape == (100, 100, 3)
+    dark = np.flatnonzero((found == 0).all((0, 2)))
+    assert dark.min() == 37
+    assert dark.max() == 61
+    assert (fit(tall, 100, mode="squash") == 0).all()
+    with pytest.raises(ValueError, match="unknown fit mode"):
+        fit(tall, 100, mode="crop")
+
+
+def test_shrink_leaves_small_pictures_alone() -> None:
+    small = draw(1, 0, 40)
+    assert shrink(small, 40) is small
+    assert shrink(small, 20).shape == (20, 20, 3)
