@@ -13,7 +13,8 @@ ORACLE = {"cosine": "cosine", "euclidean": "euclidean", "squared_euclidean": "sq
 def test_agrees_with_scipy_on_unit_vectors(name):
     x = np.random.default_rng(0).normal(size=(30, 8))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    np.testing.assert_allclose(to_distance(x[:10] @ x[10:].T, name), cdist(x[:10], x[10:], ORACLE[name]), atol=1e-12)
+    expected = cdist(x[:10], x[10:], ORACLE[name])
+    np.testing.assert_allclose(to_distance(x[:10] @ x[10:].T, name), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -47,7 +48,8 @@ def test_keeps_shape_and_scalars(name):
     grid = np.full((2, 3), 0.5, np.float32)
     assert to_distance(grid, name).shape == to_similarity(grid, name).shape == (2, 3)
     assert to_distance(grid, name).dtype == np.float64
-    assert type(to_distance(0.5, name)) is float and type(to_similarity(0.5, name)) is float
+    assert type(to_distance(0.5, name)) is float
+    assert type(to_similarity(0.5, name)) is float
     assert np.isnan(to_distance(float("nan"), name))
 
 

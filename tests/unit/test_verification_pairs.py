@@ -49,14 +49,15 @@ def same_partition(component, expected):
     return [component[a] == component[b] for a, b in pairs] == [expected[a] == expected[b] for a, b in pairs]
 
 
-# --- truth ---------------------------------------------------------------------------------------------------
+# --- truth ---
 
 
 def test_relisting_ties_families_and_names_one_pair_or_all():
     # p0 (images 0, 1), p1 (2), p2 (3, 4), p3 (5): p2 is p0 again, its image 3 made from image 1.
     images, families = [[0, 1], [2], [3, 4], [5]], [0, 1, 2, 3]
     one = image_truth(catalog(images, families, [(2, 0)], [(3, 1)]))
-    assert one.matching.tolist() == [[1, 3]] and one.matching.dtype == np.int64
+    assert one.matching.tolist() == [[1, 3]]
+    assert one.matching.dtype == np.int64
     assert same_partition(one.component, [0, 0, 1, 0, 0, 3])
     every = image_truth(catalog(images, families, [(2, 0)]))
     assert every.matching.tolist() == [[0, 3], [0, 4], [1, 3], [1, 4]]
@@ -65,7 +66,8 @@ def test_relisting_ties_families_and_names_one_pair_or_all():
 
 def test_matching_pairs_are_unique_and_never_one_image_with_itself():
     # Both products show image 1; the relisting is listed both ways, once by its pictures.
-    found = image_truth(catalog([[0, 1, 1], [1, 2]], [0, 1], [(1, 0), (0, 1), (1, 0)], [(-1, -1), (-1, -1), (2, 0)]))
+    named = [(-1, -1), (-1, -1), (2, 0)]
+    found = image_truth(catalog([[0, 1, 1], [1, 2]], [0, 1], [(1, 0), (0, 1), (1, 0)], named))
     assert found.matching.tolist() == [[0, 1], [0, 2], [1, 2]]
 
 
@@ -83,6 +85,14 @@ def test_placeholder_ties_nothing_and_matches_nothing():
     found = image_truth(catalog(images, [0, 1, 2], [(1, 0)]), placeholder=placeholder)
     assert same_partition(found.component, [0, 0, 1, 2])
     assert found.matching.tolist() == [[0, 1]]
+
+
+def test_relisting_ties_families_whose_pictures_all_say_nothing():
+    images = [[0], [2], [1]]  # p1 shows only the placeholder and is both p0 and p2
+    known = catalog(images, [0, 1, 2], [(1, 0), (1, 2)])
+    found = image_truth(known, placeholder=np.array([False, False, True]))
+    assert same_partition(found.component, [0, 0, 1])
+    assert len(found.matching) == 0
 
 
 def test_catalog_that_names_no_pictures_for_its_relistings():
@@ -112,14 +122,16 @@ def test_truth_against_sets(data):
                 groups[a] |= groups.pop(b)
                 merged = True
                 break
-    where = [next((g for g, members in enumerate(groups) if i in members), -1 - i) for i in range(len(found.component))]
+    images = range(len(found.component))
+    where = [next((g for g, members in enumerate(groups) if i in members), -1 - i) for i in images]
     assert same_partition(found.component, where)
 
 
 def test_positions_follow_the_order_of_the_vectors_and_count_the_unreadable():
     known = truth([0, 0, 1, 1, 2], [(0, 1), (2, 3)])
     pairs, skipped = known.positions(np.array([4, 1, 2, 0]))
-    assert pairs.tolist() == [[1, 3]] and skipped == 1
+    assert pairs.tolist() == [[1, 3]]
+    assert skipped == 1
     with pytest.raises(ValueError, match="twice"):
         known.positions(np.array([1, 1]))
     for row in (-1, 5):
@@ -127,7 +139,7 @@ def test_positions_follow_the_order_of_the_vectors_and_count_the_unreadable():
             known.positions(np.array([row]))
 
 
-# --- scoring -------------------------------------------------------------------------------------------------
+# --- scoring ---
 
 
 def brute(similarity, component, matching):
@@ -140,9 +152,11 @@ def brute(similarity, component, matching):
 def check_scored(pairs, match, other, keep, atol=1e-6):
     found_match, found_other = held(pairs, pairs.is_match), held(pairs, ~pairs.is_match)
     assert len(pairs.left) == len(found_match) + len(found_other), "a pair is held twice"
-    assert (pairs.left < pairs.right).all() and pairs.left.dtype == pairs.right.dtype == np.int64
+    assert (pairs.left < pairs.right).all()
+    assert pairs.left.dtype == pairs.right.dtype == np.int64
     assert pairs.similarity.dtype == np.float32
-    assert pairs.n_nonmatch == len(other) and found_match.keys() == match.keys()
+    assert pairs.n_nonmatch == len(other)
+    assert found_match.keys() == match.keys()
     for expected, found in ((match, found_match), (other, found_other)):
         assert all(found[p] == pytest.approx(expected[p], abs=atol) for p in found)
     assert len(found_other) == min(keep, len(other))
@@ -175,8 +189,8 @@ def test_embeddings_against_all_pairs(n, families, keep, tile, half, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    n=st.integers(2, 40), n_bytes=st.sampled_from([1, 3, 8]), keep=st.integers(1, 900), tile=st.integers(1, 50),
-    seed=st.integers(0, 99),
+    n=st.integers(2, 40), n_bytes=st.sampled_from([1, 3, 8]), keep=st.integers(1, 900),
+    tile=st.integers(1, 50), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_hashes_against_all_pairs(n, n_bytes, keep, tile, seed):
     rng = np.random.default_rng(seed)
@@ -193,19 +207,25 @@ def test_floor_and_pairs_above_it_do_not_depend_on_the_tile():
     bits, rows = rng.integers(0, 256, (120, 3), dtype=np.uint8), np.arange(120)
     scored = [score_hashes(bits, rows, truth(rows), max_nonmatch=500, tile=tile) for tile in (7, 64, 2048)]
     above = [held(p, p.similarity > p.floor) for p in scored]
-    assert len({p.floor for p in scored}) == 1 and above[0] == above[1] == above[2] and len(above[0]) > 100
+    assert len({p.floor for p in scored}) == 1
+    assert above[0] == above[1] == above[2]
+    assert len(above[0]) > 100
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_items_make_no_pairs(n):
     pairs = score_embeddings(np.ones((n, 1), np.float32), np.arange(n), truth([0]))
-    assert len(pairs.left) == pairs.n_nonmatch == 0 and pairs.floor == -np.inf
+    assert len(pairs.left) == pairs.n_nonmatch == 0
+    assert pairs.floor == -np.inf
 
 
 def test_all_ties():
     vectors = np.tile(unit(np.random.default_rng(4), 1, 64, np.float16), (30, 1))
     pairs = score_embeddings(vectors, np.arange(30), truth(np.arange(30)), max_nonmatch=50, tile=8)
-    assert (pairs.similarity == 1).all() and pairs.floor == 1 and len(pairs.left) == 50 and pairs.n_nonmatch == 435
+    assert (pairs.similarity == 1).all()
+    assert pairs.floor == 1
+    assert len(pairs.left) == 50
+    assert pairs.n_nonmatch == 435
 
 
 def test_refusals():

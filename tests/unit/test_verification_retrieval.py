@@ -15,7 +15,8 @@ with warnings.catch_warnings():
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from pytorch_metric_learning.utils.inference import CustomKNN
 
-NAMES = {"precision_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
+THEIRS = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+NAMES = dict(zip(("precision_at_1", "r_precision", "map_at_r"), THEIRS, strict=True))
 
 
 def unit(rng, n, d=16):
@@ -25,7 +26,10 @@ def unit(rng, n, d=16):
 
 def oracle(vectors, queries, references, labels):
     calculator = AccuracyCalculator(
-        include=tuple(NAMES.values()), k="max_bin_count", knn_func=CustomKNN(CosineSimilarity()), device=torch.device("cpu")
+        include=tuple(NAMES.values()),
+        k="max_bin_count",
+        knn_func=CustomKNN(CosineSimilarity()),
+        device=torch.device("cpu"),
     )
     x, y = torch.from_numpy(vectors), torch.from_numpy(labels)
     if references is None:
@@ -61,7 +65,8 @@ def test_agrees_with_the_accuracy_calculator_where_queries_are_the_gallery(tile)
     found = retrieval_at_r(vectors, rows, rows, labels, tile=tile)
     expected = oracle(vectors, rows, None, labels)
     assert {name: found[name] for name in NAMES} == pytest.approx(expected)
-    assert found["n_queries"] == 300 and 0.1 < found["map_at_r"] < 0.9
+    assert found["n_queries"] == 300
+    assert 0.1 < found["map_at_r"] < 0.9
 
 
 def test_agrees_with_the_accuracy_calculator_on_a_separate_gallery():
@@ -80,7 +85,7 @@ def test_agrees_with_the_accuracy_calculator_on_a_separate_gallery():
 def test_ties_and_overlap_against_ranking_by_hand(n, n_labels, tile, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, n_labels, n)
-    vectors = np.eye(4, dtype=np.float32)[rng.integers(0, 4, n)] * rng.choice([-1, 1], (n, 1)).astype(np.float32)
+    vectors = np.vstack([np.eye(4), -np.eye(4)])[rng.integers(0, 8, n)].astype(np.float32)
     queries = rng.choice(n, rng.integers(0, n + 1), replace=False)
     references = rng.choice(n, rng.integers(0, n + 1), replace=False)
     found = retrieval_at_r(vectors, queries, references, labels, tile=tile)
@@ -96,10 +101,18 @@ def test_self_is_left_out_by_id_not_by_position():
     assert (without["precision_at_1"], without["map_at_r"]) == (1, 1)
 
 
+@pytest.mark.parametrize(("near", "as_near"), [((0.6, 0.8), (0.6, -0.8)), ((1, 0), (0.9999998, 0))])
+def test_a_tie_in_a_later_tile_still_counts_against_the_relevant(near, as_near):
+    vectors = np.array([(1, 0), near, (0, 1), as_near], np.float32)
+    found = retrieval_at_r(vectors, np.array([0]), np.array([1, 2, 3]), np.array([0, 0, 1, 2]), tile=1)
+    assert found["precision_at_1"] == 0
+
+
 def test_no_query_and_refusals():
     vectors, labels = unit(np.random.default_rng(2), 4), np.arange(4)
     found = retrieval_at_r(vectors, np.arange(4), np.arange(4), labels)
-    assert (found["n_queries"], found["n_left_out"]) == (0, 4) and math.isnan(found["map_at_r"])
+    assert (found["n_queries"], found["n_left_out"]) == (0, 4)
+    assert math.isnan(found["map_at_r"])
     with pytest.raises(ValueError, match="twice"):
         retrieval_at_r(vectors, np.arange(4), np.array([1, 1]), labels)
     with pytest.raises(ValueError, match="label"):

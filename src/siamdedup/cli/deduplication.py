@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import Progress
 
@@ -26,7 +25,7 @@ from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, Embeddings
-from siamdedup.utils.hydra import plain
+from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_similarity
 
@@ -66,7 +65,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
             where=str(config.catalog),
             remedy="picture paths start from the table's folder; name another with root=FOLDER",
         )
-    index: Index = instantiate(config.index)
+    index: Index = build(config.index)
     found = _join(index, embeddings, float(to_similarity(threshold, model.distance)))
     pairs, hot = product_pairs(
         catalog,

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from siamdedup.callbacks.verification import VerificationCallback
@@ -21,11 +21,11 @@ from siamdedup.embedding.extract import embed_loader
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import EmbeddingNetwork, build_network
 from siamdedup.embedding.objective import Objective
-from siamdedup.embedding.prepare import PreparedData, settings_from
+from siamdedup.embedding.prepare import settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
-from siamdedup.utils.hydra import plain
+from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.evaluate import evaluate_hashes, frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.pairs import image_truth, score_embeddings
@@ -50,24 +50,24 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     data = datamodule.data
     data.ledger.write(out / "ledger.csv")
     counts_table("Data", data.counts, data.ledger)
-    network = build_network(
-        plain(config.backbone), {k: v for k, v in plain(config.head).items() if k != "pool"}, config.head.get("pool", "backbone")
-    )
+    head = plain(config.head)
+    pool = head.pop("pool", "backbone")
+    network = build_network(plain(config.backbone), head, pool)
     verification = VerificationCallback(
-        instantiate(config.threshold), config.distance.name, instantiate(config.index)
+        build(config.threshold), config.distance.name, build(config.index)
     )
     rows = baseline_rows(config, datamodule, network, verification) if config.baselines else {}
     module = SiameseModule(
         network,
-        build_objective(config, data, datamodule.make_sampler),
-        instantiate(config.optimizer),
-        instantiate(config.scheduler) if config.scheduler.get("_target_") else None,
+        build_objective(config, data.n_labels, network.dim),
+        build(config.optimizer),
+        build(config.scheduler) if config.scheduler.get("_target_") else None,
         **plain(config.model),
     )
     # First of all callbacks: averaging callbacks swap weights back when validation ends.
-    callbacks = [verification, *(instantiate(c) for c in config.callbacks.values() if c is not None)]
-    loggers = [instantiate(entry) for entry in config.logger.values() if entry is not None]
-    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="object")
+    callbacks = [verification, *(build(c) for c in config.callbacks.values() if c is not None)]
+    loggers = [build(entry) for entry in config.logger.values() if entry is not None]
+    trainer: L.Trainer = build(config.trainer, callbacks=callbacks, logger=loggers)
     status = "failed"
     try:
         for logger in loggers:
@@ -117,26 +117,25 @@ def build_datamodule(config: DictConfig) -> CatalogDataModule:
     return CatalogDataModule(
         settings_from(settings),
         transform,
-        instantiate(config.sampler),
+        build(config.sampler),
         batch_size=batch_size,
         eval_batch_size=eval_batch_size,
         seed=config.seed,
     )
 
 
-def build_objective(config: DictConfig, data: PreparedData, sampler: Any) -> Objective:
-    """Loss, miner and memory with one distance; the number of families is filled in where a loss has proxies."""
-    loss = config.loss.copy()
-    if "num_classes" in loss and loss.num_classes is None:
-        loss.num_classes = data.n_labels
-    OmegaConf.resolve(loss)
-    miner = instantiate(config.miner) if config.miner.get("_target_") else None
+def build_objective(config: DictConfig, n_labels: int, dim: int) -> Objective:
+    """Loss, miner and memory with one distance; a loss with proxies learns how many families and how wide."""
+    loss = OmegaConf.create(plain(config.loss))
+    for key, value in (("num_classes", n_labels), ("embedding_size", dim)):
+        if key in loss and loss[key] is None:
+            loss[key] = value
     return Objective(
-        instantiate(loss),
-        miner,
-        embedding_size=config.head.dim,
+        build(loss),
+        build(config.miner) if config.miner.get("_target_") else None,
+        embedding_size=dim,
         memory_size=config.memory.size,
-        tuples_given=getattr(sampler.func, "tuples_given", False),
+        tuples_given=get_class(config.sampler._target_).tuples_given,
     )
 
 

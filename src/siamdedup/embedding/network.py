@@ -40,7 +40,9 @@ class EmbeddingNetwork(nn.Module):
         self.head_config, self.pool_name = dict(head), pool
         self.pool: nn.Module | None = GeMPool() if pool == "gem" else None
         options = {k: v for k, v in head.items() if k != "kind"}
-        self.head = _HEADS[kind](int(backbone.num_features), **options)
+        # Some timm models widen their pooled features before the classifier.
+        pooled = getattr(backbone, "head_hidden_size", None) if self.pool is None else None
+        self.head = _HEADS[kind](int(pooled or backbone.num_features), **options)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
 

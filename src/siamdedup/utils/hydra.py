@@ -29,6 +29,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in values.items()}
 
 
+def build(config: DictConfig, **kwargs: Any) -> Any:
+    """Instantiate what ``_target_`` names; lists and mappings inside arrive as plain Python values."""
+    from hydra.utils import instantiate
+
+    return instantiate(config, _convert_="object", **kwargs)
+
+
 def reports_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """An error of the input ends the script with its message and exit code 2; others keep their traceback."""
 

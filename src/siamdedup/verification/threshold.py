@@ -85,11 +85,13 @@ def tune_threshold(
     last = -float(points.closeness[_choose(pairs, goal, points)])
     away = to_distance(pairs.similarity, distance)
     beyond = np.append(away[away > last], to_distance(pairs.floor, distance)).min()
-    between = to_distance((to_similarity(last, distance) + to_similarity(float(beyond), distance)) / 2, distance)
-    threshold = between if last <= between < beyond else last  # neither rounding nor the lack of a next pair
+    middle = (to_similarity(last, distance) + to_similarity(float(beyond), distance)) / 2
+    between = to_distance(middle, distance)  # infinite where there is no next pair
+    threshold = between if last <= between < beyond else last
     accepted = away <= threshold
     measured = rates.rates_of(pairs, accepted)
-    intervals = {} if groups is None or not bootstrap else _intervals(pairs, accepted, groups, bootstrap, seed)
+    known = groups is not None and bootstrap > 0
+    intervals = _intervals(pairs, accepted, np.asarray(groups), bootstrap, seed) if known else {}
     return OperatingPoint(
         threshold, distance, goal.name, **{name: measured[name] for name in RATES}, n_match=pairs.n_match,
         n_nonmatch=pairs.n_nonmatch, ci=intervals, data_hash=data_hash, model_hash=model_hash,
@@ -99,8 +101,8 @@ def tune_threshold(
 def apply(pairs: ScoredPairs, point: OperatingPoint) -> dict[str, Any]:
     """Counts tp, fp, fn and the rates of a frozen operating point on other pairs (see ``rates.rates_of``).
 
-    OperatingPointError where the threshold reaches the pairs' floor or there is no matching or no non-matching
-    pair; ValueError for NaN among the similarities, or a threshold that was never set (NaN).
+    OperatingPointError where the threshold reaches their floor or one kind of pair is lacking, ValueError
+    for NaN among the similarities, or a threshold that was never set (NaN).
     """
     rates.check_pairs(pairs)
     if np.isnan(point.threshold):
@@ -129,10 +131,10 @@ def _choose(pairs: ScoredPairs, goal: Goal, points: rates.Curve) -> int:
         seen += f"matching pair comes only together with {fewest:,}"
     else:
         index = rates.pick_precision(pairs, points, goal.precision)
-        best = slice(points.precision.argmax(), None) if len(points.tp) else slice(0)
-        tp, accepted = points.tp[best][:1].sum(), (points.tp + points.fp)[best][:1].sum()
-        seen = f"at best {tp:,} of {accepted:,} accepted pairs match; about {_rule_of_three(1 - goal.precision)}"
-        seen += " accepted pairs without a false match would show it (rule of three)"
+        best = int(points.precision.argmax()) if len(points.tp) else 0
+        tp, fp = (int(count[best : best + 1].sum()) for count in (points.tp, points.fp))
+        seen = f"at best {tp:,} of {tp + fp:,} accepted match; about {_rule_of_three(1 - goal.precision)} "
+        seen += "accepted pairs without a false match would show it (rule of three)"
     if index is not None and points.tp[index]:
         return index
     raise OperatingPointError(
