@@ -56,13 +56,18 @@ def plant(
     unknown = set(levels) - set(LEVELS)
     if unknown or not levels:
         raise ConfigError(f"unknown relisting level {sorted(unknown)}; choose among {LEVELS}")
-    number = min(catalog.n_images, round(fraction * catalog.n_images) if count is None else count)
+    number = planted_count(catalog, fraction, count)
     recipe = [PLANT_VERSION, catalog_hash(catalog), str(catalog.root), number, list(levels), seed]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:20]
     folder = Path(cache_dir).resolve() / f"relisted-{key}"
     if not (folder / "catalog.csv").exists():
-        plant_into(folder, catalog, number, levels, seed, ledger or Ledger(), progress)
+        plant_into(folder, catalog, number, levels, seed, ledger, progress)
     return read_catalog(folder / "catalog.csv", truth=folder / "truth.csv", ledger=ledger)
+
+
+def planted_count(catalog: Catalog, fraction: float, count: int | None = None) -> int:
+    """How many pictures to relist: ``count``, or that share of the distinct pictures but at least one."""
+    return min(catalog.n_images, max(1, round(fraction * catalog.n_images)) if count is None else count)
 
 
 def plant_into(

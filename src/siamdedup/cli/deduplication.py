@@ -17,7 +17,7 @@ from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.output import write_duplicates_json, write_groups_parquet, write_pairs_parquet
-from siamdedup.dedup.products import product_pairs
+from siamdedup.dedup.products import hot_images, product_pairs
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import DataSettings, open_catalog
@@ -67,7 +67,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         )
     index: Index = build(config.index)
     found = _join(index, embeddings, float(to_similarity(threshold, model.distance)))
-    pairs, hot = product_pairs(
+    pairs = product_pairs(
         catalog,
         embeddings.image_rows,
         found,
@@ -75,7 +75,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         max_families_per_image=config.max_families_per_image,
     )
     groups = duplicate_groups(catalog, pairs)
-    for row in hot:
+    for row in hot_images(catalog, config.max_families_per_image):
         ledger.add("", -1, catalog.image_paths[int(row)].as_py(), "placeholder image: shown by too many families to pair")
     write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs)

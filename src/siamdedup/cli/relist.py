@@ -15,7 +15,7 @@ from siamdedup.utils.hydra import config_dir, plain, reports_errors
 @reports_errors
 def main(config: DictConfig) -> None:
     from siamdedup.catalog.ledger import Ledger
-    from siamdedup.catalog.relist import plant_into
+    from siamdedup.catalog.relist import plant_into, planted_count
     from siamdedup.catalog.table import read_catalog
     from siamdedup.report.console import counts_table
 
@@ -27,8 +27,7 @@ def main(config: DictConfig) -> None:
         raise ConfigError("it exists already, and nothing is overwritten", where=str(out), remedy="name a new folder")
     ledger = Ledger()
     catalog = read_catalog(config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger)
-    number = min(catalog.n_images, round(config.fraction * catalog.n_images) if config.count is None else config.count)
-    plant_into(out, catalog, number, list(config.levels), config.seed, ledger)
+    plant_into(out, catalog, planted_count(catalog, config.fraction, config.count), list(config.levels), config.seed, ledger)
     planted = read_catalog(out / "catalog.csv", truth=out / "truth.csv", ledger=ledger)
     ledger.write(out / "ledger.csv")
     counts = {
