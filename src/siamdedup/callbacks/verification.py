@@ -18,8 +18,8 @@ from siamdedup.embedding.network import model_hash
 from siamdedup.errors import SiamdedupError
 from siamdedup.types import Catalog, Embeddings, OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import to_similarity
-from siamdedup.verification.evaluate import frozen_rates, ranking_metrics, try_tune
-from siamdedup.verification.pairs import ImageTruth, image_truth, score_embeddings
+from siamdedup.verification.evaluate import evaluation_truth, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.pairs import ImageTruth, score_embeddings
 from siamdedup.verification.retrieval import retrieval_at_r
 from siamdedup.verification.threshold import Goal
 
@@ -105,7 +105,7 @@ class VerificationCallback(L.Callback):
         self._log(pl_module, "test", figures)
 
     def _score(self, name: str, catalog: Catalog, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
-        truth = self._truth.setdefault(name, image_truth(catalog))
+        truth = self._truth.setdefault(name, evaluation_truth(catalog))
         self.pairs[name] = score_embeddings(embeddings.vectors, embeddings.image_rows, truth)
         return self.pairs[name], truth
 

@@ -27,8 +27,8 @@ from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
-from siamdedup.verification.evaluate import evaluate_hashes, frozen_rates, ranking_metrics, try_tune
-from siamdedup.verification.pairs import image_truth, score_embeddings
+from siamdedup.verification.evaluate import evaluate_hashes, evaluation_truth, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.pairs import score_embeddings
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def baseline_rows(
     scored = []
     for catalog, loader in ((data.val, datamodule.val_dataloader()), (data.test, datamodule.test_dataloader())):
         vectors, image_rows = embed_loader(frozen, loader, accelerator, bf16="bf16" in str(config.trainer.precision))
-        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, image_truth(catalog)))
+        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(catalog)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()

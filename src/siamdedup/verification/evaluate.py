@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from siamdedup.catalog.families import tie_families
 from siamdedup.errors import OperatingPointError
 from siamdedup.fingerprint.hashes import fingerprint
 from siamdedup.types import Catalog, OperatingPoint, ScoredPairs
-from siamdedup.verification.pairs import image_truth, score_hashes
+from siamdedup.verification.pairs import ImageTruth, image_truth, score_hashes
 from siamdedup.verification.rates import best_f1, micro_ap, recall_at_precision
 from siamdedup.verification.threshold import Goal, apply, tune_threshold
 
 RATES = ("precision", "recall", "f1", "fmr", "fnmr")
 
 
+def evaluation_truth(catalog: Catalog) -> ImageTruth:
+    """``image_truth`` in which placeholder pictures (shown by too many families) tie nothing."""
+    return image_truth(catalog, placeholder=tie_families(catalog).placeholder)
+
+
 def ranking_metrics(pairs: ScoredPairs) -> dict[str, float]:
-    """Threshold-free figures of the ranking of all pairs: µAP, recall@P90, recall@P99, best F1."""
+    """Threshold-free figures of the ranking of all pairs: µAP, recall@P90, recall@P99, best F1.
+
+    A figure is NaN where the ranking is so poor that it hangs on non-matching pairs that were not held.
+    """
+
+    def settled(figure: Callable[[], float]) -> float:
+        try:
+            return figure()
+        except OperatingPointError:
+            if not pairs.n_match or not pairs.n_nonmatch:
+                raise
+            return float("nan")
+
     return {
         "micro_ap": micro_ap(pairs),
-        "recall_at_p90": recall_at_precision(pairs, 0.90),
-        "recall_at_p99": recall_at_precision(pairs, 0.99),
-        "best_f1": best_f1(pairs)[0],
+        "recall_at_p90": settled(lambda: recall_at_precision(pairs, 0.90)),
+        "recall_at_p99": settled(lambda: recall_at_precision(pairs, 0.99)),
+        "best_f1": settled(lambda: best_f1(pairs)[0]),
     }
 
 
@@ -42,7 +61,7 @@ def try_tune(pairs: ScoredPairs, goal: Goal, **options: Any) -> tuple[OperatingP
 
 def evaluate_hashes(val: Catalog, test: Catalog, goal: Goal, *, workers: int = 2) -> dict[str, dict[str, float]]:
     """Figures of dHash and pHash on the same pairs and by the same protocol as the embedding."""
-    truths = [image_truth(val), image_truth(test)]
+    truths = [evaluation_truth(val), evaluation_truth(test)]
     hashes = [fingerprint(val, workers=workers), fingerprint(test, workers=workers)]
     rows = {}
     for name in hashes[0]:
