@@ -1,6 +1,6 @@
 """Where the time of a training picture goes: decoding, augmentation, fitting, loading; against a naive PIL pipeline.
 
-    python benchmarks/input_pipeline.py [CATALOG.csv]     (default: the embedded catalogue)
+python benchmarks/input_pipeline.py [CATALOG.csv]     (default: the embedded catalogue)
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def rate(name: str, one: Callable[[int], object], count: int = COUNT) -> None:
 def main() -> None:
     source = sys.argv[1] if len(sys.argv) > 1 else "rendered"
     transform = TrainTransform(InputTransform(SIZE))
-    data = prepare_data(DataSettings(source=source, cache_dir=".cache", relist=False), store_side=transform.store_side)
+    data = prepare_data(
+        DataSettings(source=source, cache_dir=".cache", relist=False), store_side=transform.store_side
+    )
     rows = np.resize(data.train_rows, COUNT)
     files = [read_bytes(data.catalog.image_path(int(r))) for r in rows]
     pixels = [np.array(data.store.get(int(r))) for r in rows]
@@ -52,7 +54,10 @@ def main() -> None:
     )
     height, width = decode(files[0]).shape[:2]
     print(f"{source}: first picture {width} x {height}; one process, to {SIZE} px")
-    rate("naive: PIL decode + torchvision augmentation", lambda k: naive(Image.open(BytesIO(files[k])).convert("RGB")))
+    rate(
+        "naive: PIL decode + torchvision augmentation",
+        lambda k: naive(Image.open(BytesIO(files[k])).convert("RGB")),
+    )
     rate("decode (simplejpeg, scaled) and shrink", lambda k: decode(files[k], max_side=transform.store_side))
     rate("augment (relisting operations) and fit", lambda k: transform(pixels[k], np.random.default_rng(k)))
     rate("fit alone", lambda k: transform.input(pixels[k]))
@@ -66,7 +71,8 @@ def main() -> None:
         started, images = time.perf_counter(), 0
         for batch in iterator:
             images += len(batch.labels)
-        print(f"{f'loader, {workers} workers, batches of 64':58s} {'':11s} {images / (time.perf_counter() - started):9.0f} images/s")
+        name, speed = f"loader, {workers} workers, batches of 64", images / (time.perf_counter() - started)
+        print(f"{name:58s} {'':11s} {speed:9.0f} images/s")
 
 
 if __name__ == "__main__":

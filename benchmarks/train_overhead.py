@@ -90,7 +90,10 @@ def bare_loop(config: DictConfig, datamodule: CatalogDataModule, epochs: int) ->
     for epoch in range(epochs):
         datamodule.sampler.set_epoch(epoch)
         for batch in loader:
-            images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
+            images, labels = (
+                batch.images.to(device, non_blocking=True),
+                batch.labels.to(device, non_blocking=True),
+            )
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss, _ = objective(network(images), labels)
@@ -114,12 +117,16 @@ def main() -> None:
     for _ in range(rounds):
         seconds["bare"].append(bare_loop(config, datamodule, epochs))
         seconds["lightning"].append(lightning_loop(config, datamodule, epochs))
-    print(f"{config.backbone.name}, {config.transform.size} px, batch {config.data.batch_size}, {config.trainer.precision}")
+    print(
+        f"{config.backbone.name}, {config.transform.size} px, batch {config.data.batch_size}, {config.trainer.precision}"
+    )
     for name, values in seconds.items():
         shown = " ".join(f"{v:.1f}" for v in values)
         print(f"{name:10s} {shown} s   median {images / statistics.median(values):6.1f} images/s")
     ratios = [b / a for a, b in zip(seconds["bare"], seconds["lightning"], strict=True)]
-    print(f"lightning / bare: median of pairs {statistics.median(ratios):.3f}, of all {', '.join(f'{r:.3f}' for r in ratios)}")
+    print(
+        f"lightning / bare: median of pairs {statistics.median(ratios):.3f}, of all {', '.join(f'{r:.3f}' for r in ratios)}"
+    )
 
 
 if __name__ == "__main__":

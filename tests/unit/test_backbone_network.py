@@ -18,7 +18,9 @@ SMALL = "mobilenetv3_small_050"
 
 
 def pictures(count: int = 2, size: int = 64) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_unknown_backbone_suggests_near_names() -> None:
@@ -119,7 +121,13 @@ def test_one_changed_weight_changes_the_hash() -> None:
 
 def test_a_description_that_is_not_ours_is_refused() -> None:
     with pytest.raises(CheckpointError, match="cannot be built"):
-        rebuild({"backbone": {"name": "no_such_net", "mean": [0] * 3, "std": [1] * 3, "kwargs": {}}, "head": {}, "pool": "backbone"})
+        rebuild(
+            {
+                "backbone": {"name": "no_such_net", "mean": [0] * 3, "std": [1] * 3, "kwargs": {}},
+                "head": {},
+                "pool": "backbone",
+            }
+        )
     with pytest.raises(CheckpointError):
         rebuild({"head": {}})
 

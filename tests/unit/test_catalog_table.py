@@ -27,14 +27,18 @@ def test_reads_products_families_and_several_images(tmp_path: Path) -> None:
 
 
 def test_a_products_listed_order_of_images_is_kept(tmp_path: Path) -> None:
-    catalog = read_catalog(write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "z.jpg;x.jpg", "F")]))
+    catalog = read_catalog(
+        write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "z.jpg;x.jpg", "F")])
+    )
     shown = [catalog.image_paths[int(i)].as_py() for i in catalog.images_of(1)]
     assert shown == ["z.jpg", "x.jpg"]
 
 
 def test_other_column_names_and_separator(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "c.csv", [("a", "x.jpg|y.jpg", "F")], ("sku", "photos", "parent"))
-    catalog = read_catalog(path, columns={"product_id": "sku", "images": "photos", "family": "parent", "separator": "|"})
+    catalog = read_catalog(
+        path, columns={"product_id": "sku", "images": "photos", "family": "parent", "separator": "|"}
+    )
     assert catalog.n_images == 2
 
 
@@ -71,7 +75,9 @@ def test_bad_rows_go_to_the_ledger_with_their_row_and_the_rest_goes_on(tmp_path:
         (b"productId,imageUrlStr,productFamily\n\xff\xfe\xfa,x,F\n", "does not read as CSV"),
     ],
 )
-def test_an_unusable_table_names_file_problem_and_remedy(tmp_path: Path, content: bytes | None, problem: str) -> None:
+def test_an_unusable_table_names_file_problem_and_remedy(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
     path = tmp_path / "c.csv"
     if content is not None:
         path.write_bytes(content)
@@ -93,7 +99,9 @@ def test_a_folder_of_families(tmp_path: Path) -> None:
 
     for name in ("mug/1.png", "mug/2;a.PNG", "lamp/1.jpg", "not-in-a-family.jpg", "lamp/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), draw(0, 0)) if not name.endswith("txt") else (tmp_path / name).write_text("")
+        cv2.imwrite(str(tmp_path / name), draw(0, 0)) if not name.endswith("txt") else (
+            tmp_path / name
+        ).write_text("")
     catalog = read_catalog(tmp_path)
     assert catalog.product_ids.to_pylist() == ["lamp/1.jpg", "mug/1.png", "mug/2;a.PNG"]
     assert catalog.families.to_pylist() == ["lamp", "mug", "mug"]
@@ -128,7 +136,9 @@ def test_subset_keeps_only_what_its_products_show(tmp_path: Path) -> None:
 
 
 def test_written_catalogue_reads_back_the_same_and_the_hash_sees_a_change(tmp_path: Path) -> None:
-    catalog = read_catalog(write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ("b,\"q\"", "y.jpg", "G")]))
+    catalog = read_catalog(
+        write_rows(tmp_path / "c.csv", [("a", "x.jpg;y.jpg", "F"), ('b,"q"', "y.jpg", "G")])
+    )
     again = read_catalog(write_catalog(tmp_path / "d.csv", catalog, Columns()))
     assert catalog_hash(again) == catalog_hash(catalog)
     other = read_catalog(write_rows(tmp_path / "e.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "y.jpg", "G")]))

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from hydra.errors import ConfigCompositionException
-
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
@@ -20,7 +19,9 @@ from siamdedup.errors import ConfigError
 from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_multirun
 
 CONF = Path(config_dir())
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("experiment", "sweep", "debug"))
+GROUPS = sorted(
+    p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("experiment", "sweep", "debug")
+)
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 OVERLAYS = [(g, p.stem) for g in ("sweep", "debug") for p in sorted((CONF / g).glob("*.yaml"))]
@@ -41,13 +42,17 @@ def test_every_option_composes_and_resolves(configure: Configure, group: str, op
 
 @pytest.mark.parametrize("option", [o for g, o in OPTIONS if g == "loss"])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_every_loss_builds_and_learns_with_every_distance(configure: Configure, option: str, distance: str) -> None:
+def test_every_loss_builds_and_learns_with_every_distance(
+    configure: Configure, option: str, distance: str
+) -> None:
     needs_cosine = {"ntxent", "supcon", "proxy_anchor", "threshold_consistent"}
     if distance != "cosine" and option in needs_cosine:
         pytest.skip("pytorch-metric-learning defines this loss over cosine similarity")
     config = configure("train", f"loss={option}", f"distance={distance}", "miner=none")
     objective = build_objective(config, 4, 8)
-    vectors = torch.nn.functional.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     vectors.requires_grad_()
     loss, _ = objective(vectors, torch.arange(4).repeat_interleave(4))
     loss.backward()
@@ -118,7 +123,9 @@ def test_the_primary_config_keeps_the_rules() -> None:
     assert "experiment" not in names, "+experiment=x needs the group absent"
 
 
-def test_an_experiments_choice_beats_the_primary_and_the_command_line_beats_both(configure: Configure) -> None:
+def test_an_experiments_choice_beats_the_primary_and_the_command_line_beats_both(
+    configure: Configure,
+) -> None:
     assert configure("train", "+experiment=demo").loss._target_.endswith("MultiSimilarityLoss")
     config = configure("train", "+experiment=demo", "loss=triplet", "trainer.max_epochs=3")
     assert config.loss._target_.endswith("TripletMarginLoss")
@@ -128,7 +135,9 @@ def test_an_experiments_choice_beats_the_primary_and_the_command_line_beats_both
 def test_overlays_apply_in_command_order(configure: Configure) -> None:
     assert configure("train", "+experiment=demo", "+debug=fast").trainer.max_epochs == 1
     experiment = yaml.safe_load((CONF / "experiment" / "demo.yaml").read_text())
-    assert configure("train", "+experiment=demo").trainer.max_epochs == experiment["trainer"]["max_epochs"] != 1
+    assert (
+        configure("train", "+experiment=demo").trainer.max_epochs == experiment["trainer"]["max_epochs"] != 1
+    )
 
 
 def test_a_typo_is_an_error(configure: Configure) -> None:

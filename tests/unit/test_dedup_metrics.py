@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dedup_helpers import make_catalog, make_pairs
 
-from siamdedup.dedup.metrics import product_metrics
+from siamdedup.dedup.metrics import product_metrics, verdicts
 
 
 def shop(**truth):
@@ -37,6 +37,12 @@ def test_only_the_copied_picture_counts_where_it_is_known():
     for image, kind in (([(2, 0)], "neutral"), ([(-1, -1)], "right")):
         catalog = make_catalog(families, images, relisted=[(3, 0)], levels=["easy"], relisted_image=image)
         assert product_metrics(catalog, make_pairs([(2, 3, 0.1)]))[kind] == 1
+
+
+def test_verdict_of_each_pair():
+    pairs = make_pairs([(0, 3, 0.1), (2, 3, 0.1), (4, 5, 0.1)])
+    assert verdicts(shop(**LISTED), pairs).tolist() == ["right", "", "wrong"]
+    assert verdicts(shop(**LISTED), make_pairs([])).tolist() == []
 
 
 def test_rates():

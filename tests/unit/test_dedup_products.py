@@ -106,13 +106,13 @@ def test_hot_pictures_are_left_out_and_reported(caplog):
     catalog = make_catalog(families, [[0]] * 6 + [[1]] * 6 + [[2]])
     pairs = ImagePairs(np.array([0, 1]), np.array([1, 2]), np.array([0.9, 0.9], np.float32))
     with caplog.at_level(logging.WARNING):
-        got = product_pairs(catalog, np.arange(3), pairs, max_products_per_image=5)
+        got = product_pairs(catalog, np.arange(3), pairs, max_families_per_image=5)
     assert hot_images(catalog, 5).tolist() == [0]
     assert "1 hot pictures" in caplog.text
     assert "0.jpg" in caplog.text
     assert set(zip(got.left.tolist(), got.right.tolist(), strict=True)) == {(i, 12) for i in range(6, 12)}
     caplog.clear()
-    assert len(product_pairs(catalog, np.arange(3), pairs, max_products_per_image=6)) == 15 + 36 + 6
+    assert len(product_pairs(catalog, np.arange(3), pairs, max_families_per_image=6)) == 15 + 36 + 6
     assert not caplog.records
     assert not len(hot_images(catalog))
 

@@ -26,7 +26,9 @@ POINT = OperatingPoint(0.2, "cosine", "best f1", 1e-4, 0.1, 0.9, 0.9, 0.9, 10, 1
 @pytest.fixture(scope="module")
 def network() -> EmbeddingNetwork:
     torch.manual_seed(0)
-    return build_network({"name": "mobilenetv3_small_050", "weights": None}, {"kind": "linear", "dim": 16}).eval()
+    return build_network(
+        {"name": "mobilenetv3_small_050", "weights": None}, {"kind": "linear", "dim": 16}
+    ).eval()
 
 
 def model_of(network: EmbeddingNetwork) -> TrainedModel:
@@ -34,12 +36,20 @@ def model_of(network: EmbeddingNetwork) -> TrainedModel:
 
 
 def run(model: TrainedModel, source: Path, cache: Path, **options: object) -> tuple[np.ndarray, list[int]]:
-    options = {"batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32", "progress": False} | options
+    options = {
+        "batch_size": 8,
+        "workers": 0,
+        "device": "cpu",
+        "precision": "fp32",
+        "progress": False,
+    } | options
     found = extract(model, read_catalog(source), cache, **options)  # type: ignore[arg-type]
     return np.asarray(found.vectors), found.image_rows.tolist()
 
 
-def test_vectors_are_unit_and_do_not_depend_on_batch_size(network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path) -> None:
+def test_vectors_are_unit_and_do_not_depend_on_batch_size(
+    network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path
+) -> None:
     model = model_of(network)
     vectors, rows = run(model, tiny_catalog, tmp_path / "a")
     assert rows == list(range(48))
@@ -71,7 +81,9 @@ def test_a_killed_pass_goes_on_where_it_stopped_with_the_same_bytes(
     assert np.array_equal(resumed, undisturbed)
 
 
-def test_other_weights_or_pictures_are_embedded_anew(network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path) -> None:
+def test_other_weights_or_pictures_are_embedded_anew(
+    network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path
+) -> None:
     model = model_of(network)
     run(model, tiny_catalog, tmp_path)
     run(replace(model, model_hash="other"), tiny_catalog, tmp_path)
@@ -92,7 +104,9 @@ def test_one_bad_picture_costs_one_picture(network: EmbeddingNetwork, tmp_path: 
 
 
 def saved(path: Path, network: EmbeddingNetwork, **changes: object) -> Path:
-    ours = section(network, InputTransform(48), "cosine", POINT, "data-hash", rows={"dhash": {"micro_ap": 0.5}})
+    ours = section(
+        network, InputTransform(48), "cosine", POINT, "data-hash", rows={"dhash": {"micro_ap": 0.5}}
+    )
     weights = {f"network.{k}": v for k, v in network.state_dict().items()}
     torch.save({"state_dict": weights, SECTION: ours} | changes, path)
     return path

@@ -31,7 +31,9 @@ def test_lossless_formats_give_the_same_pixels(form: str) -> None:
 
 def test_jpeg_is_near_the_original() -> None:
     pixels = draw(1, 0, 200)
-    assert np.abs(decode(encoded(Image.fromarray(pixels), "JPEG", quality=95)).astype(int) - pixels).mean() < 3
+    assert (
+        np.abs(decode(encoded(Image.fromarray(pixels), "JPEG", quality=95)).astype(int) - pixels).mean() < 3
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -54,12 +54,20 @@ def test_every_folder_is_a_known_stage() -> None:
 
 
 def test_only_the_index_imports_faiss() -> None:
-    users = [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py") if any(n.split(".")[0] == "faiss" for n in imports(p))]
+    users = [
+        p.relative_to(ROOT).as_posix()
+        for p in ROOT.rglob("*.py")
+        if any(n.split(".")[0] == "faiss" for n in imports(p))
+    ]
     assert users == ["dedup/index.py"]
 
 
 def test_torch_free_stages_stay_torch_free() -> None:
     """The catalogue and the verification's arithmetic are plain NumPy."""
     for stage in ("catalog", "verification"):
-        users = [p.name for p in (ROOT / stage).rglob("*.py") if any(n.split(".")[0] in ("torch", "lightning") for n in imports(p))]
+        users = [
+            p.name
+            for p in (ROOT / stage).rglob("*.py")
+            if any(n.split(".")[0] in ("torch", "lightning") for n in imports(p))
+        ]
         assert not users

@@ -15,7 +15,7 @@ from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import plant, plant_into
 from siamdedup.catalog.table import read_catalog
 from siamdedup.embedding.dataset import TrainImages, collate_train
-from siamdedup.embedding.prepare import DataSettings, prepare_data, settings_from
+from siamdedup.embedding.prepare import DataSettings, _train_labels, prepare_data, settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import CatalogError, ConfigError
 
@@ -37,14 +37,18 @@ def test_training_never_sees_the_families_of_validation_and_test(tiny_catalog: P
     assert data.counts["train images"] == 4 * len(train)
 
 
-def test_planted_relistings_have_another_family_and_a_known_source(tiny_catalog: Path, tmp_path: Path) -> None:
+def test_planted_relistings_have_another_family_and_a_known_source(
+    tiny_catalog: Path, tmp_path: Path
+) -> None:
     ledger = Ledger()
     catalog = read_catalog(tiny_catalog)
     planted = plant(catalog, tmp_path, count=6, seed=1, ledger=ledger, progress=False)
     assert planted.n_products == catalog.n_products + 6
     assert len(planted.relisted) == 6
     assert sorted(set(planted.relisted_level)) == ["easy", "hard", "medium"]
-    for (copy, source), (copy_image, source_image) in zip(planted.relisted, planted.relisted_image, strict=True):
+    for (copy, source), (copy_image, source_image) in zip(
+        planted.relisted, planted.relisted_image, strict=True
+    ):
         assert planted.labels[copy] != planted.labels[source]
         assert copy_image in planted.images_of(copy)
         assert source_image in planted.images_of(source)
@@ -69,7 +73,9 @@ def test_planting_is_seeded_and_made_once(tiny_catalog: Path, tmp_path: Path) ->
         plant(catalog, tmp_path, levels=["cruel"], progress=False)
 
 
-def test_a_killed_planting_leaves_no_catalogue(tiny_catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_planting_leaves_no_catalogue(
+    tiny_catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import siamdedup.catalog.relist as module
 
     def die(*args: object, **kwargs: object) -> None:
@@ -80,7 +86,9 @@ def test_a_killed_planting_leaves_no_catalogue(tiny_catalog: Path, tmp_path: Pat
         plant_into(tmp_path / "planted", read_catalog(tiny_catalog), 4, progress=False)
     assert not (tmp_path / "planted").exists()
     monkeypatch.undo()
-    assert (plant_into(tmp_path / "planted", read_catalog(tiny_catalog), 4, progress=False) / "catalog.csv").exists()
+    assert (
+        plant_into(tmp_path / "planted", read_catalog(tiny_catalog), 4, progress=False) / "catalog.csv"
+    ).exists()
 
 
 def test_bad_pictures_are_left_out_and_named_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -104,7 +112,10 @@ def test_same_bytes_in_two_families_are_one_label_and_never_negatives(tmp_path: 
         shutil.copy(images / f"f{a}_p0_v0.png", images / f"f{b}_p1_v1.png")
     data = prepare_data(settings(source, tmp_path / "cache"), store_side=48)
     assert data.counts["images shared by families"] == 6
-    label = {data.catalog.image_paths[int(r)].as_py(): int(k) for r, k in zip(data.train_rows, data.train_labels, strict=True)}
+    label = {
+        data.catalog.image_paths[int(r)].as_py(): int(k)
+        for r, k in zip(data.train_rows, data.train_labels, strict=True)
+    }
     tied = [(a, b) for a, b in pairs if f"images/f{a}_p1_v0.png" in label]
     assert tied
     for a, b in tied:
@@ -133,12 +144,12 @@ def test_unknown_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="sauce"):
         settings_from({"sauce": "x.csv"})
     with pytest.raises(ConfigError, match=r"unknown data\.positives"):
-        from siamdedup.embedding.prepare import _train_labels
-
         _train_labels(np.zeros(3, np.int64), DataSettings(positives="colour"))
 
 
-def test_the_store_gives_the_decoder_pixels_with_and_without_a_cache(tiny_catalog: Path, tmp_path: Path) -> None:
+def test_the_store_gives_the_decoder_pixels_with_and_without_a_cache(
+    tiny_catalog: Path, tmp_path: Path
+) -> None:
     catalog = read_catalog(tiny_catalog)
     kept = PixelStore(catalog, tmp_path, max_side=40, progress=False)
     fresh = PixelStore(catalog, tmp_path / "none", max_side=40, limit_gb=0.0, progress=False)
@@ -161,5 +172,7 @@ def test_augmentation_depends_on_the_draw_alone(tiny_catalog: Path, tmp_path: Pa
     batch = collate_train([first, None, other])
     assert batch.images.shape == (2, 3, 48, 48)
     assert batch.images.stride()[1] == 1  # channels last in memory
-    plain = TrainImages(data.store, data.train_rows, data.train_labels, TrainTransform(InputTransform(48), enabled=False))
+    plain = TrainImages(
+        data.store, data.train_rows, data.train_labels, TrainTransform(InputTransform(48), enabled=False)
+    )
     assert np.array_equal(plain[(2, 11)][0], plain[(2, 12)][0])

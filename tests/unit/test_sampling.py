@@ -16,7 +16,9 @@ LABELS = np.repeat(np.arange(8), [1, 2, 3, 4, 5, 6, 7, 8]).astype(np.int64)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=3, max_size=40), st.integers(0, 5))
-def test_triplets_have_a_positive_that_is_another_item_and_a_negative_of_another_label(labels: list[int], seed: int) -> None:
+def test_triplets_have_a_positive_that_is_another_item_and_a_negative_of_another_label(
+    labels: list[int], seed: int
+) -> None:
     array = np.array(labels, np.int64)
     counts = np.unique(array, return_counts=True)[1]
     if counts.max() < 2 or len(counts) < 2:

@@ -124,13 +124,20 @@ class VerificationCallback(L.Callback):
         precision = right_ones / max(right_ones + wrong_ones, 1)
         recall = right_ones / max(len(wanted), 1)
         f1 = 2 * precision * recall / max(precision + recall, 1e-12)
-        return {"join_precision": precision, "join_recall": recall, "join_f1": f1, "join_pairs": float(len(left))}
+        return {
+            "join_precision": precision,
+            "join_recall": recall,
+            "join_f1": f1,
+            "join_pairs": float(len(left)),
+        }
 
     def _log(self, pl_module: L.LightningModule, name: str, figures: dict[str, float]) -> None:
         self.figures[name] = figures
         shown = {"micro_ap", "f1"}
         for key, value in figures.items():
-            pl_module.log(f"{name}/{key}", value, prog_bar=name == "val" and key in shown, rank_zero_only=True)
+            pl_module.log(
+                f"{name}/{key}", value, prog_bar=name == "val" and key in shown, rank_zero_only=True
+            )
 
     # --- keeping --------------------------------------------------------------------------------------------
     def on_save_checkpoint(

@@ -68,7 +68,9 @@ def tie_families(
     component = connected_components(graph, directed=False)[1].astype(np.int64)
     if ledger is not None:
         for row in np.flatnonzero(placeholder):
-            ledger.add("", -1, catalog.image_paths[int(row)].as_py(), "shared picture: shown by too many families")
+            ledger.add(
+                "", -1, catalog.image_paths[int(row)].as_py(), "shared picture: shown by too many families"
+            )
     return FamilyTies(component, placeholder, int(shared.sum()))
 
 

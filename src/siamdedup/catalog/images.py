@@ -110,7 +110,7 @@ def shrink(pixels: Pixels, max_side: int) -> Pixels:
     if scale >= 1:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return _resize(pixels, size, cv2.INTER_AREA)
 
 
 def fit(pixels: Pixels, size: int, *, mode: str = "letterbox") -> Pixels:
@@ -128,10 +128,14 @@ def fit(pixels: Pixels, size: int, *, mode: str = "letterbox") -> Pixels:
         raise ValueError(f"unknown fit mode {mode!r}; one of 'letterbox', 'squash'")
     shrinking = target[0] <= width and target[1] <= height
     if target != (width, height):
-        pixels = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+        pixels = _resize(pixels, target, cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
     if target == (size, size):
         return pixels
     canvas = np.full((size, size, 3), 255, np.uint8)
     top, left = (size - target[1]) // 2, (size - target[0]) // 2
     canvas[top : top + target[1], left : left + target[0]] = pixels
     return canvas
+
+
+def _resize(pixels: Pixels, size: tuple[int, int], interpolation: int) -> Pixels:
+    return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)

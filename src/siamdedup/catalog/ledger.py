@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterable[tuple[str, int, str, str]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[str, int, str, str]]:
         return iter(self._entries)
 
     def reasons(self) -> Counter[str]:

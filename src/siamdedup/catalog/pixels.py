@@ -57,7 +57,9 @@ class PixelStore:
             reasons = index["reasons"]
         self.readable = self.digests != ""
         for row in np.flatnonzero(~self.readable):
-            self._ledger.add("", -1, str(catalog.image_paths[int(row)].as_py()), f"unreadable image: {reasons[row]}")
+            self._ledger.add(
+                "", -1, str(catalog.image_paths[int(row)].as_py()), f"unreadable image: {reasons[row]}"
+            )
 
     def _fill(self, workers: int, progress: bool) -> None:
         """Decode everything once; both files appear only when complete."""
@@ -70,7 +72,9 @@ class PixelStore:
         offsets, position = np.zeros(count, np.int64), 0
         with temporary.with_suffix(".bin.tmp").open("wb") as out:
             loaded = _in_order(self._load_file, count, workers)
-            for row, result in enumerate(track(loaded, "Decoding", total=count, disable=not progress, transient=True)):
+            for row, result in enumerate(
+                track(loaded, "Decoding", total=count, disable=not progress, transient=True)
+            ):
                 if isinstance(result, ImageError):
                     reasons[row] = result.problem[:160]
                     continue

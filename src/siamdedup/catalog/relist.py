@@ -150,7 +150,9 @@ def _plant_copies(
         name, product_id = f"images/relisted-{row:07d}.jpg", f"relisted-{row:07d}"
         if product_id in taken:
             raise CatalogError(
-                f"product id {product_id!r} is in use", where=str(catalog.root), remedy="this catalogue is planted"
+                f"product id {product_id!r} is in use",
+                where=str(catalog.root),
+                remedy="this catalogue is planted",
             )
         (folder / name).write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(copy), quality=92))
         values = (
@@ -189,9 +191,14 @@ def _write_tables(catalog: Catalog, folder: Path, names: list[str], truth: dict[
     table = pa.table(
         {
             "productId": pa.concat_arrays([catalog.product_ids, pa.array(truth["productId"], pa.string())]),
-            "imageUrlStr": pa.concat_arrays([pc.binary_join(lists, ";"), pa.array(truth["copyImage"], pa.string())]),
+            "imageUrlStr": pa.concat_arrays(
+                [pc.binary_join(lists, ";"), pa.array(truth["copyImage"], pa.string())]
+            ),
             "productFamily": pa.concat_arrays(
-                [catalog.families, pa.array([f"family-of-{name}" for name in truth["productId"]], pa.string())]
+                [
+                    catalog.families,
+                    pa.array([f"family-of-{name}" for name in truth["productId"]], pa.string()),
+                ]
             ),
         }
     )

@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec
 
 import cv2
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 
 from siamdedup.catalog import relist_overlays as parts
 from siamdedup.catalog.relist_overlays import Image, between, resize
@@ -64,7 +64,7 @@ def _side(value: float, before: int) -> int:
 
 
 @_operation
-def mirror(image: Image, rng: np.random.Generator, strength: float) -> Image:
+def mirror(image: Image, rng: np.random.Generator, strength: float) -> Image:  # noqa: ARG001
     """Left and right exchanged (at any strength)."""
     return np.asarray(cv2.flip(image, 1), np.uint8)
 
@@ -98,8 +98,7 @@ def pad(image: Image, rng: np.random.Generator, strength: float) -> Image:
     where = rng.random()
     amount_h = between(rng, 0.08, 0.4, strength) if where < 0.65 else 0.0
     amount_w = between(rng, 0.08, 0.4, strength) if where > 0.35 else 0.0
-    added_h = max(2, round(amount_h * height)) if amount_h else 0
-    added_w = max(2, round(amount_w * width)) if amount_w else 0
+    added_h, added_w = int(np.ceil(amount_h * height)), int(np.ceil(amount_w * width))
     share_h, share_w = (0.5 if rng.random() < 0.7 else float(rng.uniform(0.0, 1.0)) for _ in range(2))
     top, left = round(added_h * share_h), round(added_w * share_w)
     bottom, right = added_h - top, added_w - left
@@ -132,9 +131,8 @@ def inset(
     top = round(float(rng.uniform(0.2, 0.8)) * (canvas_height - new_height))
     left = round(float(rng.uniform(0.2, 0.8)) * (canvas_width - new_width))
     coverage = parts.cut_out(small) if rng.random() < 0.5 else None
-    if coverage is None:
-        coverage = np.full((new_height, new_width), 255, dtype=np.uint8)
-    parts.paint(out, coverage, small, left, top)
+    whole = np.full((new_height, new_width), 255, dtype=np.uint8)
+    parts.paint(out, whole if coverage is None else coverage, small, left, top)
     return out
 
 
@@ -151,7 +149,7 @@ def badge(image: Image, rng: np.random.Generator, strength: float) -> Image:
 
 
 @_operation
-def greyscale(image: Image, rng: np.random.Generator, strength: float) -> Image:
+def greyscale(image: Image, rng: np.random.Generator, strength: float) -> Image:  # noqa: ARG001
     """Colour taken away, wholly at strength 1."""
     grey = np.tile([0.299, 0.587, 0.114], (3, 1))
     matrix = np.eye(3) * (1 - strength) + grey * strength
@@ -178,7 +176,7 @@ def colour(image: Image, rng: np.random.Generator, strength: float) -> Image:
     """White balance, saturation and a hue turned by up to 8 degrees, all as one 3x3 matrix."""
     warmth, tint = strength * rng.uniform((-0.14, -0.05), (0.14, 0.05))
     balance = np.diag(np.exp([warmth, tint, -warmth]))
-    saturation = np.exp(_sign(rng) * between(rng, 0.05, 0.4, strength))
+    saturation = np.exp(_sign(rng) * between(rng, 0.05, 0.3, strength))
     angle = np.deg2rad(_sign(rng) * between(rng, 0.5, 8.0, strength))
     grey = np.full((3, 3), 1 / 3)
     # A turn about the grey axis: Rodrigues' formula for the axis (1, 1, 1) / sqrt(3).
@@ -235,8 +233,7 @@ def reencode(image: Image, rng: np.random.Generator, strength: float) -> Image:
     return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"), np.uint8)
 
 
-# Operations are applied in the order in which they are defined above: geometry, overlays, light, codec.
-# A recipe tells how many operations make up a level, of which, and how strong each is (from, to).
+# Operations apply in their order above. A level: how many of them, of which, how strong each (from, to).
 _RECIPES: dict[str, tuple[int, dict[str, tuple[float, float]]]] = {
     "easy": (2, {"scale": (0.0, 1.0), "reencode": (0.0, 0.8)}),
     "medium": (3, {

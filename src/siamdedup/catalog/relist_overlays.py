@@ -174,9 +174,10 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image:
 
 
 def cut_out(image: Image) -> Image | None:
-    """Coverage (0-255, (height, width)) of the product; None where the background is not plain."""
+    """Coverage (0-255, (height, width)) of the product; None where the background is not plain and light."""
     colour, plain = border_colour(image)
-    if plain < 0.7:
+    # A plain dark frame is rather a close-up of dark cloth, which would be cut away.
+    if plain < 0.7 or colour.min() < 150:
         return None
     low, high = np.clip([colour - _NEAR_BORDER, colour + _NEAR_BORDER], 0, 255).astype(np.uint8)
     near = cv2.copyMakeBorder(cv2.inRange(image, low, high), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=255)
@@ -220,7 +221,7 @@ def _fitted_line(text: str, height: float, max_width: float) -> Image:
 def paint(
     image: Image, coverage: Image, colour: Image | Colour, left: int, top: int, opacity: float = 1.0
 ) -> None:
-    """Paint `colour` (one, or a picture as large as `coverage`) into `image` in place, clipped at its edges."""
+    """Paint `colour` (one, or a picture as large as `coverage`) into `image` in place; edges clip it."""
     height, width = coverage.shape
     top_in, left_in = max(0, -top), max(0, -left)
     bottom_in, right_in = min(height, image.shape[0] - top), min(width, image.shape[1] - left)

@@ -44,7 +44,11 @@ def split_families(
         CatalogError: too few groups to give each split one.
     """
     fractions = dict(fractions or {"train": 0.6, "val": 0.2, "test": 0.2})
-    if set(fractions) != set(SPLITS) or abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) < 0:
+    if (
+        set(fractions) != set(SPLITS)
+        or abs(sum(fractions.values()) - 1) > 1e-6
+        or min(fractions.values()) < 0
+    ):
         raise ConfigError(f"split fractions must be train, val, test adding up to 1; got {fractions}")
     names = np.array(catalog.families.to_pylist(), dtype=object)
     group = ties.component[catalog.labels]

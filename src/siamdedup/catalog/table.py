@@ -14,7 +14,7 @@ import pyarrow.csv as pa_csv
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.errors import CatalogError
-from siamdedup.types import Catalog, IntArray
+from siamdedup.types import BoolArray, Catalog, IntArray
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
@@ -93,7 +93,9 @@ def _read_csv(path: Path, columns: Columns, ledger: Ledger) -> pa.Table:
         raise CatalogError("the file is empty", where=str(path), remedy="export the catalogue again")
 
     def on_bad_record(record: pa_csv.InvalidRow) -> str:
-        reason = f"malformed row: {record.actual_columns} fields where {record.expected_columns} were expected"
+        reason = (
+            f"malformed row: {record.actual_columns} fields where {record.expected_columns} were expected"
+        )
         ledger.add(str(path), record.number - 1 if record.number else -1, (record.text or "")[:80], reason)
         return "skip"
 
@@ -158,7 +160,9 @@ def _build(table: pa.Table, separator: str, source: str, root: Path, ledger: Led
     pairs = np.stack([entry_product, encoded.indices.to_numpy().astype(np.int64)], 1)
     # A picture that a product names twice counts once; the listed order stays (the first is the main one).
     pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
-    counts = np.bincount(pairs[:, 0], minlength=table.num_rows) if len(pairs) else np.zeros(table.num_rows, int)
+    counts = (
+        np.bincount(pairs[:, 0], minlength=table.num_rows) if len(pairs) else np.zeros(table.num_rows, int)
+    )
     if (counts == 0).any():
         table = _keep(table, pa.array(counts > 0), source, ledger, "no image: none of its pictures is usable")
         counts = counts[counts > 0]
@@ -196,7 +200,9 @@ def _why(ledger: Ledger) -> str:
 def with_truth(catalog: Catalog, path: Path) -> Catalog:
     """Attach known relistings: a CSV with productId, relistedFrom and, if known, level, copyImage, sourceImage."""
     if not path.exists():
-        raise CatalogError("there is no such file", where=str(path), remedy="leave data.truth empty, or fix the path")
+        raise CatalogError(
+            "there is no such file", where=str(path), remedy="leave data.truth empty, or fix the path"
+        )
     table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(strings_can_be_null=False))
     for name in ("productId", "relistedFrom"):
         if name not in table.column_names:
@@ -218,7 +224,9 @@ def with_truth(catalog: Catalog, path: Path) -> Catalog:
         )
     images = np.full((table.num_rows, 2), -1, np.int64)
     if {"copyImage", "sourceImage"} <= set(table.column_names):
-        images = np.stack([_lookup(table[name], catalog.image_paths) for name in ("copyImage", "sourceImage")], 1)
+        images = np.stack(
+            [_lookup(table[name], catalog.image_paths) for name in ("copyImage", "sourceImage")], 1
+        )
     levels = tuple(table["level"].to_pylist()) if "level" in table.column_names else ("",) * table.num_rows
     return replace(catalog, relisted=relisted, relisted_level=levels, relisted_image=images)
 
@@ -238,7 +246,7 @@ def subset(catalog: Catalog, products: IntArray) -> Catalog:
     images, image_index = np.unique(entries, return_inverse=True)
     new_image = np.full(catalog.n_images + 1, -1, np.int64)  # the last cell answers for -1
     new_image[images] = np.arange(len(images))
-    kept = (new_product[catalog.relisted] >= 0).all(1) if len(catalog.relisted) else np.zeros(0, bool)
+    kept: BoolArray = np.asarray((new_product[catalog.relisted] >= 0).all(1), bool)
     return Catalog(
         product_ids=catalog.product_ids.take(pa.array(products)),
         families=catalog.families.take(pa.array(products)),
@@ -248,7 +256,9 @@ def subset(catalog: Catalog, products: IntArray) -> Catalog:
         image_index=image_index.astype(np.int64),
         root=catalog.root,
         relisted=new_product[catalog.relisted[kept]],
-        relisted_level=tuple(level for level, keep in zip(catalog.relisted_level, kept, strict=True) if keep),
+        relisted_level=tuple(
+            level for level, keep in zip(catalog.relisted_level, kept.tolist(), strict=True) if keep
+        ),
         relisted_image=new_image[catalog.relisted_image[kept]],
     )
 

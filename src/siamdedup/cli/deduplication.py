@@ -38,9 +38,16 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet()
-    for name, example in (("checkpoint", "outputs/train/.../model.ckpt"), ("catalog", "products.csv"), ("out", "found/")):
+    for name, example in (
+        ("checkpoint", "outputs/train/.../model.ckpt"),
+        ("catalog", "products.csv"),
+        ("out", "found/"),
+    ):
         if not config[name]:
-            raise ConfigError(f"{name} is missing", remedy=f"python dedup.py checkpoint=... catalog=... out=...  (e.g. {name}={example})")
+            raise ConfigError(
+                f"{name} is missing",
+                remedy=f"python dedup.py checkpoint=... catalog=... out=...  (e.g. {name}={example})",
+            )
     model = load_checkpoint(config.checkpoint)
     threshold = applied_threshold(config, model)
     ledger = Ledger()
@@ -76,7 +83,12 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     )
     groups = duplicate_groups(catalog, pairs)
     for row in hot_images(catalog, config.max_families_per_image):
-        ledger.add("", -1, catalog.image_paths[int(row)].as_py(), "placeholder image: shown by too many families to pair")
+        ledger.add(
+            "",
+            -1,
+            catalog.image_paths[int(row)].as_py(),
+            "placeholder image: shown by too many families to pair",
+        )
     write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs)
     write_groups_parquet(out / "groups.parquet", catalog, groups)
@@ -98,7 +110,9 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     }
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
-        counts |= {f"{name} against the known truth": f"{truth[name]:.3f}" for name in ("precision", "recall", "f1")}
+        counts |= {
+            f"{name} against the known truth": f"{truth[name]:.3f}" for name in ("precision", "recall", "f1")
+        }
     counts["seconds"] = round(time.perf_counter() - started, 1)
     page = write_page(
         out / "index.html",
@@ -108,7 +122,15 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         threshold=threshold,
         distance=model.distance,
         counts=counts,
-        tiles={name: counts[name] for name in ("products", "duplicate product pairs", "products with a duplicate", "duplicate groups")},
+        tiles={
+            name: counts[name]
+            for name in (
+                "products",
+                "duplicate product pairs",
+                "products with a duplicate",
+                "duplicate groups",
+            )
+        },
         rows=model.rows,
         histogram=model.histogram,
         verdicts=verdicts(catalog, pairs) if truth else None,

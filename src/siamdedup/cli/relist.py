@@ -21,13 +21,27 @@ def main(config: DictConfig) -> None:
 
     for name, what in (("catalog", "a catalogue CSV or a folder"), ("out", "a new folder")):
         if not config[name]:
-            raise ConfigError(f"{name} is missing", remedy=f"python relist.py catalog=products.csv out=relisted/  ({name}: {what})")
+            raise ConfigError(
+                f"{name} is missing",
+                remedy=f"python relist.py catalog=products.csv out=relisted/  ({name}: {what})",
+            )
     out = Path(config.out).expanduser().resolve()
     if out.exists():
-        raise ConfigError("it exists already, and nothing is overwritten", where=str(out), remedy="name a new folder")
+        raise ConfigError(
+            "it exists already, and nothing is overwritten", where=str(out), remedy="name a new folder"
+        )
     ledger = Ledger()
-    catalog = read_catalog(config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger)
-    plant_into(out, catalog, planted_count(catalog, config.fraction, config.count), list(config.levels), config.seed, ledger)
+    catalog = read_catalog(
+        config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger
+    )
+    plant_into(
+        out,
+        catalog,
+        planted_count(catalog, config.fraction, config.count),
+        list(config.levels),
+        config.seed,
+        ledger,
+    )
     planted = read_catalog(out / "catalog.csv", truth=out / "truth.csv", ledger=ledger)
     ledger.write(out / "ledger.csv")
     counts = {

@@ -27,7 +27,13 @@ from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
-from siamdedup.verification.evaluate import evaluate_hashes, evaluation_truth, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.evaluate import (
+    evaluate_hashes,
+    evaluation_truth,
+    frozen_rates,
+    ranking_metrics,
+    try_tune,
+)
 from siamdedup.verification.pairs import score_embeddings
 
 log = logging.getLogger(__name__)
@@ -53,9 +59,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     head = plain(config.head)
     pool = head.pop("pool", "backbone")
     network = build_network(plain(config.backbone), head, pool)
-    verification = VerificationCallback(
-        build(config.threshold), config.distance.name, build(config.index)
-    )
+    verification = VerificationCallback(build(config.threshold), config.distance.name, build(config.index))
     rows = baseline_rows(config, datamodule, network, verification) if config.baselines else {}
     module = SiameseModule(
         network,
@@ -135,21 +139,35 @@ def build_objective(config: DictConfig, n_labels: int, dim: int) -> Objective:
         build(config.miner) if config.miner.get("_target_") else None,
         embedding_size=dim,
         memory_size=config.memory.size,
-        tuples_given=get_class(config.sampler._target_).tuples_given,
+        tuples_given=getattr(get_class(config.sampler._target_), "tuples_given", False),
     )
 
 
 def baseline_rows(
-    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, verification: VerificationCallback
+    config: DictConfig,
+    datamodule: CatalogDataModule,
+    network: EmbeddingNetwork,
+    verification: VerificationCallback,
 ) -> dict[str, dict[str, float]]:
     """The same pairs by dHash, by pHash, and by the backbone's own features before any training."""
     data = datamodule.data
     rows = evaluate_hashes(data.val, data.test, verification.goal, workers=datamodule.settings.workers)
-    frozen = EmbeddingNetwork(network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name)
-    accelerator = "cuda" if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
+    frozen = EmbeddingNetwork(
+        network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
+    )
+    accelerator = (
+        "cuda"
+        if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+        else "cpu"
+    )
     scored = []
-    for catalog, loader in ((data.val, datamodule.val_dataloader()), (data.test, datamodule.test_dataloader())):
-        vectors, image_rows = embed_loader(frozen, loader, accelerator, bf16="bf16" in str(config.trainer.precision))
+    for catalog, loader in (
+        (data.val, datamodule.val_dataloader()),
+        (data.test, datamodule.test_dataloader()),
+    ):
+        vectors, image_rows = embed_loader(
+            frozen, loader, accelerator, bf16="bf16" in str(config.trainer.precision)
+        )
         scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(catalog)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}

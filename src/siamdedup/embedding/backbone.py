@@ -70,7 +70,7 @@ def create_backbone(
         model = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
         if weights is not None:
             load_weights(model, weights, key_mapping=key_mapping)
-    cfg = model.pretrained_cfg
+    cfg: dict[str, Any] = vars(model).get("pretrained_cfg") or {}
     spec = BackboneSpec(
         name=name,
         mean=_triple(mean if mean is not None else cfg.get("mean", (0.5, 0.5, 0.5))),

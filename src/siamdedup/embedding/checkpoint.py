@@ -64,7 +64,9 @@ def load_checkpoint(path: str | Path) -> TrainedModel:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointError("there is no such checkpoint", where=str(path), remedy="train one with `python train.py`")
+        raise CheckpointError(
+            "there is no such checkpoint", where=str(path), remedy="train one with `python train.py`"
+        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -51,7 +51,9 @@ class CatalogDataModule(L.LightningDataModule):
     def sampler(self) -> DrawSampler:
         if self._sampler is None:
             rank = self.trainer.global_rank if self.trainer is not None else 0
-            self._sampler = self.make_sampler(self.data.train_labels, self.batch_size, seed=self.seed, rank=rank)
+            self._sampler = self.make_sampler(
+                self.data.train_labels, self.batch_size, seed=self.seed, rank=rank
+            )
         return self._sampler
 
     def setup(self, stage: str | None = None) -> None:
@@ -59,7 +61,11 @@ class CatalogDataModule(L.LightningDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         workers = self.settings.workers
-        return {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0}
+        return {
+            "num_workers": workers,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": workers > 0,
+        }
 
     def train_dataloader(self) -> DataLoader[Batch]:
         data = self.data

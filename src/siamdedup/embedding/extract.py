@@ -53,7 +53,12 @@ def extract(
     ledger = Ledger() if ledger is None else ledger
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
-    recipe = [catalog_hash(catalog), str(catalog.root), model.model_hash, model.transform.describe()]
+    recipe: list[Any] = [
+        catalog_hash(catalog),
+        str(catalog.root),
+        model.model_hash,
+        model.transform.describe(),
+    ]
     recipe += [DECODE_VERSION, shard_size, "bf16" if bf16 else "fp32"]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:20]
     folder = Path(cache_dir) / f"embeddings-{key}"
@@ -66,12 +71,20 @@ def extract(
         for number, start in enumerate(starts):
             rows = np.arange(start, min(start + shard_size, catalog.n_images), dtype=np.int64)
             if not _shard(folder, number).with_suffix(".parquet").exists():
-                vectors, kept, status = _embed(
-                    network, model, catalog, rows, batch_size, workers, device, bf16, lambda n: bar.advance(task, n)
+                vectors, status = _embed(
+                    network,
+                    model,
+                    catalog,
+                    rows,
+                    batch_size,
+                    workers,
+                    device,
+                    bf16,
+                    lambda n: bar.advance(task, n),
                 )
-                _write_shard(folder, number, catalog, rows, vectors, kept, status)
+                _write_shard(folder, number, catalog, rows, vectors, status)
             bar.update(task, completed=min(start + shard_size, catalog.n_images))
-    return _open(folder, len(starts), model, catalog, ledger)
+    return _open(folder, len(starts), model, ledger)
 
 
 def has_bf16(device: str) -> bool:
@@ -95,13 +108,18 @@ def _embed(
     device: str,
     bf16: bool,
     advance: Any,
-) -> tuple[np.ndarray, IntArray, list[tuple[int, str]]]:
+) -> tuple[np.ndarray, list[tuple[int, str]]]:
     loader = catalog_loader(
-        catalog, rows, model.transform, batch_size=batch_size, workers=workers, pin_memory=device.startswith("cuda")
+        catalog,
+        rows,
+        model.transform,
+        batch_size=batch_size,
+        workers=workers,
+        pin_memory=device.startswith("cuda"),
     )
     failed: list[tuple[int, str]] = []
-    vectors, kept = embed_loader(network, loader, device, bf16=bf16, failed=failed, advance=advance)
-    return vectors, kept, failed
+    vectors, _ = embed_loader(network, loader, device, bf16=bf16, failed=failed, advance=advance)
+    return vectors, failed
 
 
 def embed_loader(
@@ -141,7 +159,6 @@ def _write_shard(
     catalog: Catalog,
     rows: IntArray,
     vectors: np.ndarray,
-    kept: IntArray,
     failed: list[tuple[int, str]],
 ) -> None:
     status = np.full(len(rows), _GOOD, dtype=object)
@@ -168,7 +185,7 @@ def _write_shard(
     os.replace(temporary, path.with_suffix(".parquet"))
 
 
-def _open(folder: Path, shards: int, model: TrainedModel, catalog: Catalog, ledger: Ledger) -> Embeddings:
+def _open(folder: Path, shards: int, model: TrainedModel, ledger: Ledger) -> Embeddings:
     vectors, rows = [], []
     for number in range(shards):
         path = _shard(folder, number)
@@ -180,6 +197,8 @@ def _open(folder: Path, shards: int, model: TrainedModel, catalog: Catalog, ledg
         for bad in np.flatnonzero(~good):
             ledger.add("", -1, table["path"][int(bad)].as_py(), f"unreadable image: {status[bad]}")
     if not vectors:
-        return Embeddings(np.empty((0, model.network.dim), np.float16), np.empty(0, np.int64), model.model_hash)
+        return Embeddings(
+            np.empty((0, model.network.dim), np.float16), np.empty(0, np.int64), model.model_hash
+        )
     whole = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
     return Embeddings(whole, np.concatenate(rows).astype(np.int64), model.model_hash)

@@ -12,7 +12,9 @@ class LinearHead(nn.Module):
     Input (N, n_features), output (N, dim).
     """
 
-    def __init__(self, n_features: int, dim: int = 128, dropout: float = 0.0, batch_norm: bool = False) -> None:
+    def __init__(
+        self, n_features: int, dim: int = 128, dropout: float = 0.0, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.dropout = nn.Dropout(dropout)

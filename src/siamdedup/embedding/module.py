@@ -47,7 +47,11 @@ class SiameseModule(L.LightningModule):
         super().__init__()
         self.network, self.objective = network.to(memory_format=torch.channels_last), objective
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.backbone_lr_scale, self.loss_lr_scale, self.layer_decay = backbone_lr_scale, loss_lr_scale, layer_decay
+        self.backbone_lr_scale, self.loss_lr_scale, self.layer_decay = (
+            backbone_lr_scale,
+            loss_lr_scale,
+            layer_decay,
+        )
         self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
         if freeze_backbone:
             network.backbone.requires_grad_(False)
@@ -101,10 +105,14 @@ class SiameseModule(L.LightningModule):
             )
             for group in layers:
                 scale = self.backbone_lr_scale * float(group["lr_scale"])
-                groups.append({"params": group["params"], "weight_decay": group["weight_decay"], "lr": lr * scale})
+                groups.append(
+                    {"params": group["params"], "weight_decay": group["weight_decay"], "lr": lr * scale}
+                )
         elif backbone:
             groups += _decay_groups(backbone, lr * self.backbone_lr_scale, decay)
-        rest = [p for n, p in self.network.named_parameters() if not n.startswith("backbone.") and p.requires_grad]
+        rest = [
+            p for n, p in self.network.named_parameters() if not n.startswith("backbone.") and p.requires_grad
+        ]
         groups += _decay_groups(rest, lr, decay)
         groups += _decay_groups(self.objective.parameters(), lr * self.loss_lr_scale, decay)
         return groups

@@ -42,7 +42,8 @@ class EmbeddingNetwork(nn.Module):
         options = {k: v for k, v in head.items() if k != "kind"}
         # Some timm models widen their pooled features before the classifier.
         pooled = getattr(backbone, "head_hidden_size", None) if self.pool is None else None
-        self.head = _HEADS[kind](int(pooled or backbone.num_features), **options)
+        n_features: Any = pooled or backbone.num_features
+        self.head = _HEADS[kind](int(n_features), **options)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -53,9 +54,14 @@ class EmbeddingNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
-        features = self.backbone(x) if self.pool is None else self.pool(self.backbone.forward_features(x))
+        features = self.backbone(x) if self.pool is None else self.pool(self._maps(x))
         # Distances near zero decide; half precision ends before the norm.
         return normalize(self.head(features).float(), dim=1)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        """Feature maps (N, C, H, W) before timm's own pooling."""
+        maps: Any = self.backbone.forward_features
+        return maps(x)
 
     def describe(self) -> dict[str, Any]:
         """Plain values from which ``rebuild`` makes the same network."""
@@ -84,7 +90,8 @@ def rebuild(description: dict[str, Any]) -> EmbeddingNetwork:
         )
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the network it describes cannot be built: {error}", remedy="was it written by this version of siamdedup?"
+            f"the network it describes cannot be built: {error}",
+            remedy="was it written by this version of siamdedup?",
         ) from error
 
 

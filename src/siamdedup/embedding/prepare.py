@@ -124,7 +124,9 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     # Files with the same bytes are one picture; twice in a batch they would be a positive pair at distance 0.
     rows = rows[np.sort(np.unique(store.digests[rows], return_index=True)[1])]
     if not len(rows):
-        raise CatalogError("no readable picture is left to train on", where=settings.source, remedy="see ledger.csv")
+        raise CatalogError(
+            "no readable picture is left to train on", where=settings.source, remedy="see ledger.csv"
+        )
     component = learned.component[family[rows]]
     labels = _train_labels(component, settings)
 

@@ -47,11 +47,15 @@ class MPerClass(DrawSampler):
     A family with fewer than ``m`` images gives some of them twice, each time augmented anew.
     """
 
-    def __init__(self, labels: IntArray, batch_size: int, m: int = 4, length: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, labels: IntArray, batch_size: int, m: int = 4, length: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(labels, batch_size, **kwargs)
         n_classes = len(np.unique(labels))
         if batch_size % m:
-            raise ConfigError(f"batch size {batch_size} is not a multiple of sampler.m={m}", remedy="change either")
+            raise ConfigError(
+                f"batch size {batch_size} is not a multiple of sampler.m={m}", remedy="change either"
+            )
         if batch_size // m > n_classes:
             raise CatalogError(
                 f"a batch of {batch_size} with {m} pictures per family needs {batch_size // m} families; "
@@ -81,7 +85,9 @@ class Triplets(DrawSampler):
     def __init__(self, labels: IntArray, batch_size: int, length: int | None = None, **kwargs: Any) -> None:
         super().__init__(labels, batch_size, **kwargs)
         if batch_size % 3:
-            raise ConfigError(f"batch size {batch_size} is not a multiple of 3", remedy="e.g. data.batch_size=48")
+            raise ConfigError(
+                f"batch size {batch_size} is not a multiple of 3", remedy="e.g. data.batch_size=48"
+            )
         self.length = max(batch_size, (length or len(labels)) // batch_size * batch_size)
 
     def draw(self, seed: int) -> IntArray:
@@ -98,4 +104,6 @@ class Shuffle(DrawSampler):
         return np.random.default_rng(seed).permutation(len(self.labels))[: len(self)]
 
     def __len__(self) -> int:
-        return max(min(self.batch_size, len(self.labels)), len(self.labels) // self.batch_size * self.batch_size)
+        return max(
+            min(self.batch_size, len(self.labels)), len(self.labels) // self.batch_size * self.batch_size
+        )

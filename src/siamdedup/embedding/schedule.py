@@ -8,7 +8,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def warmup_cosine(optimizer: Optimizer, total_steps: int, *, warmup: float = 0.1, final: float = 0.01) -> LambdaLR:
+def warmup_cosine(
+    optimizer: Optimizer, total_steps: int, *, warmup: float = 0.1, final: float = 0.01
+) -> LambdaLR:
     """Linear warm-up over ``warmup`` of the steps, then half a cosine down to ``final`` of the peak."""
     rise = max(1, round(warmup * total_steps))
 

@@ -21,7 +21,8 @@ def sample_triplets(labels: IntArray, count: int, *, seed: int = 0) -> IntArray:
     paired = np.flatnonzero(sizes >= 2)
     if not len(paired) or len(sizes) < 2:
         raise CatalogError(
-            "no triplet can be made" + (": no family has two pictures" if not len(paired) else ": one family only"),
+            "no triplet can be made"
+            + (": no family has two pictures" if not len(paired) else ": one family only"),
             remedy="triplets need a family of at least two pictures and a second family",
         )
     family = rng.choice(paired, count)
@@ -34,7 +35,9 @@ def sample_triplets(labels: IntArray, count: int, *, seed: int = 0) -> IntArray:
     return np.stack([anchor, positive, order[other]], 1)
 
 
-def sample_pairs(labels: IntArray, count: int, *, positive_share: float = 0.5, seed: int = 0) -> tuple[IntArray, BoolArray]:
+def sample_pairs(
+    labels: IntArray, count: int, *, positive_share: float = 0.5, seed: int = 0
+) -> tuple[IntArray, BoolArray]:
     """Labelled pairs: int64 (count, 2) of item rows, and bool (count,), whether both have one label.
 
     Balanced pairs serve comparisons with the face-verification literature; a threshold for a catalogue must

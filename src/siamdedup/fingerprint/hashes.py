@@ -45,8 +45,8 @@ def fingerprint(catalog: Catalog, *, workers: int = 2, progress: bool = False) -
         return [np.packbits(method(image).hash) for method in HASHES.values()]
 
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        results = pool.map(one, range(catalog.n_images))
-        results = list(track(results, "Fingerprints", catalog.n_images, disable=not progress, transient=True))
+        hashing = pool.map(one, range(catalog.n_images))
+        results = list(track(hashing, "Fingerprints", catalog.n_images, disable=not progress, transient=True))
     rows = np.array([row for row, result in enumerate(results) if result is not None], np.int64)
     found = [result for result in results if result is not None]
     bits = np.array(found, np.uint8).reshape(len(found), len(HASHES), 8)

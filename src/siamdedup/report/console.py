@@ -35,7 +35,9 @@ def counts_table(title: str, counts: Mapping[str, object], ledger: Ledger | None
     Console().print(table)
 
 
-def comparison_table(rows: Mapping[str, Mapping[str, float]], title: str = "Test pairs, every method by one protocol") -> None:
+def comparison_table(
+    rows: Mapping[str, Mapping[str, float]], title: str = "Test pairs, every method by one protocol"
+) -> None:
     """Methods beside each other on the same test pairs; the last three columns at the frozen threshold."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
@@ -46,7 +48,9 @@ def comparison_table(rows: Mapping[str, Mapping[str, float]], title: str = "Test
         cells = [f"{figures[key]:.3f}" if key in figures else "-" for key in FIGURES]
         table.add_row(METHODS.get(method, method), *cells, style=style)
     Console().print(table)
-    Console().print("[dim]precision, recall, F1: threshold tuned on validation, then frozen ('-': goal not met there)[/dim]")
+    Console().print(
+        "[dim]precision, recall, F1: threshold tuned on validation, then frozen ('-': goal not met there)[/dim]"
+    )
 
 
 def point_lines(point: OperatingPoint) -> dict[str, str]:

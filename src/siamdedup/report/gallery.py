@@ -54,13 +54,21 @@ def write_page(
     spread = rest[np.unique(np.linspace(0, len(rest) - 1, min(limit - limit // 2, len(rest))).astype(int))]
     thumbnails: dict[int, str] = {}
     for title_, text, chosen in (
-        ("Nearest to the threshold", "The most doubtful matches first: if these are right, the rest will be.", doubtful),
+        (
+            "Nearest to the threshold",
+            "The most doubtful matches first: if these are right, the rest will be.",
+            doubtful,
+        ),
         ("Across all distances", "From the most certain matches on.", spread),
     ):
         shown = [_pair(catalog, pairs, int(k), how_many, verdicts, thumbnails) for k in chosen]
         if shown:
             parts.append({"title": title_, "text": text, "pairs": shown})
-    lines = point_lines(point) if point else {"threshold": f"{distance} distance <= {threshold:.4f} (given by hand)"}
+    lines = (
+        point_lines(point)
+        if point
+        else {"threshold": f"{distance} distance <= {threshold:.4f} (given by hand)"}
+    )
     if point and threshold != point.threshold:
         lines = {"threshold applied": f"{threshold:.4f} (given by hand)", **lines}
     environment = Environment(loader=PackageLoader("siamdedup.report"), autoescape=True, trim_blocks=False)
@@ -93,7 +101,7 @@ def _one_per_families(catalog: Catalog, pairs: ProductPairs) -> tuple[IntArray, 
     if not len(pairs):
         return np.empty(0, np.int64), {}
     families = np.sort(np.stack([catalog.labels[pairs.left], catalog.labels[pairs.right]], 1), 1)
-    order = np.lexsort([pairs.distance, families[:, 1], families[:, 0]])
+    order = np.lexsort((pairs.distance, families[:, 1], families[:, 0]))
     _, first, count = np.unique(families[order], axis=0, return_index=True, return_counts=True)
     chosen = order[first].astype(np.int64)
     return chosen, dict(zip(chosen.tolist(), (count - 1).tolist(), strict=True))
@@ -143,18 +151,19 @@ def _histogram(histogram: Mapping[str, list[float]], threshold: float) -> Markup
     scale = max(np.log1p(max(histogram["matching"] + histogram["non_matching"])), 1e-9)
     step = width / (len(edges) - 1)
     shapes = []
-    for values, colour, sign in ((histogram["matching"], "var(--good)", -1), (histogram["non_matching"], "var(--bad)", 1)):
+    for values, colour, sign in (
+        (histogram["matching"], "var(--good)", -1),
+        (histogram["non_matching"], "var(--bad)", 1),
+    ):
         for k, value in enumerate(values):
             tall = float(np.log1p(value) / scale * half)
             y = half - tall if sign < 0 else half
             if value:
-                shapes.append(
-                    f'<rect x="{left + k * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{tall:.1f}" fill="{colour}"/>'
-                )
+                place = f'x="{left + k * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{tall:.1f}"'
+                shapes.append(f'<rect {place} fill="{colour}"/>')
     x = left + threshold / edges[-1] * width
-    shapes.append(
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{2 * half:.0f}" stroke="var(--accent)" stroke-width="2" stroke-dasharray="5 4"/>'
-    )
+    line = f'x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{2 * half:.0f}"'
+    shapes.append(f'<line {line} stroke="var(--accent)" stroke-width="2" stroke-dasharray="5 4"/>')
     for value in (0, 0.25, 0.5, 0.75, 1):
         shapes.append(f'<text x="{left + value * width - 6:.0f}" y="{2 * half + 14:.0f}">{value:g}</text>')
     size = f'viewBox="0 0 {width + 30:.0f} {2 * half + 20:.0f}" width="100%"'

@@ -15,7 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from siamdedup.embedding.prepare import PreparedData
 from siamdedup.types import OperatingPoint
 
-_PACKAGES = ("siamdedup", "torch", "lightning", "timm", "pytorch-metric-learning", "numpy", "hydra-core", "faiss-gpu")
+_PACKAGES = (
+    "siamdedup",
+    "torch",
+    "lightning",
+    "timm",
+    "pytorch-metric-learning",
+    "numpy",
+    "hydra-core",
+    "faiss-gpu",
+)
 
 
 def run_record(
@@ -50,7 +59,9 @@ def commit() -> str:
         head = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         if head.returncode:
             return ""
-        dirty = subprocess.run([*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(
+            [*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+        )
         return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""

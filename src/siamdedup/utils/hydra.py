@@ -67,5 +67,3 @@ def refuse_distributed_multirun(config: DictConfig) -> None:
             f"trainer.devices={devices} inside a multirun",
             remedy="give each job one device (trainer.devices=1), or start the runs one by one without -m",
         )
-
-

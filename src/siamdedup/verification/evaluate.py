@@ -59,7 +59,9 @@ def try_tune(pairs: ScoredPairs, goal: Goal, **options: Any) -> tuple[OperatingP
         return None, str(error)
 
 
-def evaluate_hashes(val: Catalog, test: Catalog, goal: Goal, *, workers: int = 2) -> dict[str, dict[str, float]]:
+def evaluate_hashes(
+    val: Catalog, test: Catalog, goal: Goal, *, workers: int = 2
+) -> dict[str, dict[str, float]]:
     """Figures of dHash and pHash on the same pairs and by the same protocol as the embedding."""
     truths = [evaluation_truth(val), evaluation_truth(test)]
     hashes = [fingerprint(val, workers=workers), fingerprint(test, workers=workers)]

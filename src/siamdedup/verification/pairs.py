@@ -92,8 +92,12 @@ def _relisted_pairs(catalog: Catalog) -> IntArray:
 
 
 def score_embeddings(
-    vectors: npt.NDArray[Any], image_rows: IntArray, truth: ImageTruth, *,
-    max_nonmatch: int = 2_000_000, tile: int = 2048,
+    vectors: npt.NDArray[Any],
+    image_rows: IntArray,
+    truth: ImageTruth,
+    *,
+    max_nonmatch: int = 2_000_000,
+    tile: int = 2048,
 ) -> ScoredPairs:
     """Cosine similarity of all matching pairs and of the most similar non-matching pairs.
 
@@ -125,8 +129,12 @@ def score_embeddings(
 
 
 def score_hashes(
-    bits: npt.NDArray[np.uint8], image_rows: IntArray, truth: ImageTruth, *,
-    max_nonmatch: int = 2_000_000, tile: int = 2048,
+    bits: npt.NDArray[np.uint8],
+    image_rows: IntArray,
+    truth: ImageTruth,
+    *,
+    max_nonmatch: int = 2_000_000,
+    tile: int = 2048,
 ) -> ScoredPairs:
     """As :func:`score_embeddings` for packed ``bits`` uint8 (n, n_bytes), of which every bit counts.
 
@@ -146,8 +154,13 @@ def score_hashes(
 
 
 def _score(
-    rows: _Rows, to_similarity: Callable[[Floats], Float64Array], n: int, image_rows: IntArray,
-    truth: ImageTruth, max_nonmatch: int, tile: int,
+    rows: _Rows,
+    to_similarity: Callable[[Floats], Float64Array],
+    n: int,
+    image_rows: IntArray,
+    truth: ImageTruth,
+    max_nonmatch: int,
+    tile: int,
 ) -> ScoredPairs:
     if len(image_rows) != n or max_nonmatch < 1 or tile < 1:
         raise ValueError(f"{n} items need as many image rows, not {len(image_rows)}; max_nonmatch, tile >= 1")

@@ -14,7 +14,11 @@ _TIE = 1e-12  # far below what float32 similarities of interest differ by
 
 
 def retrieval_at_r(
-    vectors: npt.NDArray[Any], query_rows: IntArray, reference_rows: IntArray, labels: IntArray, *,
+    vectors: npt.NDArray[Any],
+    query_rows: IntArray,
+    reference_rows: IntArray,
+    labels: IntArray,
+    *,
     tile: int = 1024,
 ) -> dict[str, float | int]:
     """Precision@1, R-precision and MAP@R ("A Metric Learning Reality Check", Musgrave et al. 2020).

@@ -60,8 +60,15 @@ Goal: TypeAlias = BestF1 | MaxFMR | MinPrecision
 
 
 def tune_threshold(
-    pairs: ScoredPairs, goal: Goal, *, distance: str = "cosine", groups: IntArray | None = None,
-    bootstrap: int = 200, seed: int = 0, data_hash: str = "", model_hash: str = "",
+    pairs: ScoredPairs,
+    goal: Goal,
+    *,
+    distance: str = "cosine",
+    groups: IntArray | None = None,
+    bootstrap: int = 200,
+    seed: int = 0,
+    data_hash: str = "",
+    model_hash: str = "",
 ) -> OperatingPoint:
     """Choose the threshold that ``goal`` asks for and measure what it costs.
 
