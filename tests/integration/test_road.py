@@ -136,7 +136,7 @@ def test_every_way_of_learning_runs(
 def test_dedup_writes_json_pairs_page_and_ledger(configure: Configure, planted: Path, tmp_path: Path) -> None:
     trained(configure, planted, tmp_path / "t", "baselines=false")
     arguments = [f"checkpoint={tmp_path}/t/model.ckpt", f"catalog={planted}/planted/catalog.csv"]
-    arguments += [f"truth={planted}/planted/truth.csv", "threshold=0.02", "workers=0"]
+    arguments += [f"truth={planted}/planted/truth.csv", "max_distance=0.02", "workers=0"]
     out = tmp_path / "found"
     config = configure("dedup", *arguments, f"out={out}")
     counts = deduplicate(config)

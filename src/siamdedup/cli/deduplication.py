@@ -111,7 +111,8 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
         counts |= {
-            f"{name} against the known truth": f"{truth[name]:.3f}" for name in ("precision", "recall", "f1")
+            f"{name} against the known truth": "undefined" if truth[name] is None else f"{truth[name]:.3f}"
+            for name in ("precision", "recall", "f1")
         }
     counts["seconds"] = round(time.perf_counter() - started, 1)
     page = write_page(
@@ -151,14 +152,14 @@ def applied_threshold(config: DictConfig, model: TrainedModel) -> float:
     Raises:
         OperatingPointError: neither is there.
     """
-    if config.threshold is not None:
-        return float(config.threshold)
+    if config.max_distance is not None:
+        return float(config.max_distance)
     if model.operating_point is None:
         raise OperatingPointError(
             "it has no operating point: its tuner abstained, or no validation ran",
             where=str(config.checkpoint),
             remedy="train with a goal that validation can meet (threshold=best_f1), or give a distance by hand "
-            "(dedup.py threshold=0.2)",
+            "(dedup.py max_distance=0.2)",
         )
     return model.operating_point.threshold
 
