@@ -56,7 +56,8 @@ def test_tables_have_their_columns_and_agree(small: Path) -> None:
     assert len(products) == len(_rows(small / "catalog.csv"))
     assert all(r["title"].strip() for r in products.values())
     truth, lookalikes = _rows(small / "truth.csv"), _rows(small / "lookalikes.csv")
-    assert truth and lookalikes
+    assert truth
+    assert lookalikes
     pairs = [(r["productId"], r["relistedFrom"]) for r in truth]
     pairs += [(r["productId"], r["lookalikeOf"]) for r in lookalikes]
     for a, b in pairs:
@@ -69,6 +70,7 @@ def test_every_listed_picture_decodes_and_shows_something(small: Path) -> None:
     assert sorted(listed) == sorted(f"images/{p.name}" for p in (small / "images").iterdir())
     for name in listed:
         picture = cv2.imread(str(small / name))
+        assert picture is not None, name
         assert picture.shape == (64, 64, 3)
         assert picture.astype(float).std() > 4, name
 
