@@ -8,11 +8,13 @@ from typing import Any
 import lightning as L
 import timm.optim
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from siamdedup.embedding.dataset import Batch, Loaded
 from siamdedup.embedding.network import EmbeddingNetwork
 from siamdedup.embedding.objective import Objective
+from siamdedup.errors import ConfigError
 
 
 class SiameseModule(L.LightningModule):
@@ -25,6 +27,8 @@ class SiameseModule(L.LightningModule):
         layer_decay: each layer further from the head learns this much slower (timm's layer-wise decay); None
             gives the whole backbone one rate.
         freeze_backbone: train the head alone.
+        freeze_layers: how many of the backbone's first layer groups (timm's coarse groups: stem and stages) stay
+            as they are. They are the dearest to train: nothing flows back into them.
         freeze_batch_norm: keep the backbone's running statistics as pretrained.
         loss_lr_scale: learning rate of the loss's own parameters (proxies) over the head's.
         compile: run the network through ``torch.compile``.
@@ -40,6 +44,7 @@ class SiameseModule(L.LightningModule):
         backbone_lr_scale: float = 1.0,
         layer_decay: float | None = None,
         freeze_backbone: bool = False,
+        freeze_layers: int = 0,
         freeze_batch_norm: bool = False,
         loss_lr_scale: float = 1.0,
         compile: bool = False,
@@ -52,11 +57,14 @@ class SiameseModule(L.LightningModule):
             loss_lr_scale,
             layer_decay,
         )
-        self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
+        self.freeze_batch_norm = freeze_batch_norm
         if freeze_backbone:
             network.backbone.requires_grad_(False)
-        # Kept out of the module tree: the compiled wrapper would rename the checkpoint's keys.
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(network) if compile else network
+        elif freeze_layers:
+            freeze_first_layers(network.backbone, freeze_layers)
+        # A bound method stays out of the module tree: a second reference would store every weight twice, and the
+        # compiled wrapper's keys are others.
+        self._forward: Callable[[Tensor], Tensor] = (torch.compile(network) if compile else network).__call__
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 (N, dim) of norm 1."""
@@ -64,10 +72,11 @@ class SiameseModule(L.LightningModule):
 
     def train(self, mode: bool = True) -> SiameseModule:
         super().train(mode)
-        if mode and self.freeze_batch_norm:
-            for module in self.network.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.network.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # A frozen layer keeps its statistics as well.
+                frozen = self.freeze_batch_norm or not any(p.requires_grad for p in module.parameters())
+                module.train(mode and not frozen)
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -116,6 +125,30 @@ class SiameseModule(L.LightningModule):
         groups += _decay_groups(rest, lr, decay)
         groups += _decay_groups(self.objective.parameters(), lr * self.loss_lr_scale, decay)
         return groups
+
+
+def freeze_first_layers(backbone: nn.Module, count: int) -> None:
+    """Exclude the first ``count`` layer groups from training.
+
+    Raises:
+        ConfigError: the backbone has no more groups than that, or timm names none for it.
+    """
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    if matcher is None:
+        raise ConfigError(
+            f"timm names no layer groups for {type(backbone).__name__}", remedy="use model.freeze_backbone instead"
+        )
+    layers = group_parameters(backbone, matcher(coarse=True))
+    order = sorted(layers)
+    if count >= len(order):
+        raise ConfigError(
+            f"model.freeze_layers={count}, but {type(backbone).__name__} has {len(order)} layer groups",
+            remedy=f"use at most {len(order) - 1}, or model.freeze_backbone=true",
+        )
+    frozen = {name for layer in order[:count] for name in layers[layer]}
+    for name, parameter in backbone.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
 
 
 def _decay_groups(parameters: Iterable[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
