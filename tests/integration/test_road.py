@@ -118,6 +118,7 @@ def test_one_seed_gives_one_result_and_a_checkpoint_of_plain_values(
         ["loss=triplet", "miner=batch_hard", "callbacks=ema"],
         ["loss=proxy_anchor", "sampler=shuffle", "model.layer_decay=0.8"],
         ["memory=cross_batch", "model.freeze_backbone=true", "head=gem", "head.dim=16"],
+        ["logger=wandb", "logger.wandb.offline=true"],
         ["trainer.accumulate_grad_batches=2", "model.freeze_batch_norm=true", "trainer.precision=bf16-mixed"],
     ],
     ids=lambda o: "+".join(o)[:60],
