@@ -96,7 +96,7 @@ def bare_loop(config: DictConfig, datamodule: CatalogDataModule, epochs: int) ->
             )
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss, _ = objective(network(images), labels)
+                loss, _ = objective(network(images), labels, batch.families.to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.trainer.gradient_clip_val)
             optimizer.step()

@@ -10,7 +10,7 @@ from conftest import write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siamdedup.catalog.families import image_families, tie_families
+from siamdedup.catalog.families import image_families, image_variants, tie_families
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.splits import SPLITS, split_families
 from siamdedup.catalog.table import read_catalog
@@ -58,6 +58,11 @@ def test_known_relistings_tie_for_splits_but_not_for_learning(tmp_path: Path) ->
 def test_image_families_names_the_first_family_that_shows_it(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, [("a", "x;s", "F"), ("b", "s;y", "G")])
     assert image_families(catalog).tolist() == [0, 0, 1]
+
+
+def test_sizes_of_one_colour_are_one_variant_and_another_colour_is_another(tmp_path: Path) -> None:
+    rows = [("s", "red;back", "F"), ("m", "red", "F"), ("l", "back;side", "F"), ("blue", "blue", "F")]
+    assert image_variants(catalog_of(tmp_path, rows)).tolist() == [0, 0, 0, 1]
 
 
 @settings(max_examples=40, deadline=None)

@@ -23,8 +23,11 @@ def module(loss: torch.nn.Module | None = None, **options: object) -> SiameseMod
 
 
 def batch() -> Batch:
-    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return Batch(images, torch.arange(4).repeat_interleave(2), torch.arange(8))
+    images = torch.randint(
+        0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    labels = torch.arange(4).repeat_interleave(2)
+    return Batch(images, labels, labels, torch.arange(8))
 
 
 def test_every_trained_parameter_is_in_one_group_with_its_rate() -> None:

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.losses import ProxyAnchorLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 
-from siamdedup.embedding.objective import Objective, given_triplets
+from siamdedup.embedding.objective import Objective, given_triplets, without_family_negatives
 from siamdedup.embedding.schedule import warmup_cosine
+from siamdedup.errors import ConfigError
 
 
 def on_circle(*degrees: float) -> torch.Tensor:
@@ -51,6 +52,30 @@ def test_the_miner_picks_and_the_count_is_reported() -> None:
     for margin, expected in ((0.05, 0), (0.1, 4)):
         miner = TripletMarginMiner(margin=margin, type_of_triplets="semihard", distance=CosineSimilarity())
         assert Objective(loss, miner, embedding_size=2)(vectors, labels)[1] == expected
+
+
+def test_a_picture_of_the_same_family_is_never_a_negative() -> None:
+    labels, families = torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7, 7, 7])
+    loss = TripletMarginLoss(margin=0.2, distance=CosineSimilarity())
+    vectors = on_circle(0, 20, 10, 30)
+    blind = Objective(loss, None, embedding_size=2)
+    assert blind(vectors, labels, families)[0] > 0
+    for miner in (None, BatchHardMiner(distance=CosineSimilarity())):
+        aware = Objective(loss, miner, embedding_size=2, labels_are_families=False)
+        assert aware(vectors, labels, families)[0] == 0
+        assert aware(vectors, labels, labels)[0] == pytest.approx(
+            Objective(loss, miner, embedding_size=2)(vectors, labels)[0].item()
+        )
+    triplets = tuple(torch.tensor(v) for v in ([0, 0], [1, 1], [2, 3]))
+    kept = without_family_negatives(triplets, torch.tensor([7, 7, 7, 8]))
+    assert [v.tolist() for v in kept] == [[0], [1], [3]]
+
+
+def test_what_makes_negatives_of_its_own_needs_whole_families() -> None:
+    with pytest.raises(ConfigError, match="cross-batch memory"):
+        Objective(TripletMarginLoss(), None, embedding_size=2, memory_size=8, labels_are_families=False)
+    with pytest.raises(ConfigError, match="ProxyAnchorLoss"):
+        Objective(ProxyAnchorLoss(2, 2), None, embedding_size=2, labels_are_families=False)
 
 
 def test_the_memory_adds_negatives_of_earlier_batches() -> None:

@@ -15,7 +15,7 @@ from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import plant, plant_into
 from siamdedup.catalog.table import read_catalog
 from siamdedup.embedding.dataset import TrainImages, collate_train
-from siamdedup.embedding.prepare import DataSettings, _train_labels, prepare_data, settings_from
+from siamdedup.embedding.prepare import DataSettings, prepare_data, settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import CatalogError, ConfigError
 
@@ -133,6 +133,20 @@ def test_families_of_one_picture_teach_nothing_unless_pictures_are_the_classes(t
     assert data.n_labels == len(data.train_rows)
 
 
+def test_labels_may_be_finer_than_families_which_stay_beside_them(tiny_catalog: Path, tmp_path: Path) -> None:
+    by_family = prepare_data(settings(tiny_catalog, tmp_path), store_side=48)
+    by_product = prepare_data(settings(tiny_catalog, tmp_path, positives="product"), store_side=48)
+    assert np.array_equal(by_family.train_rows, by_product.train_rows)
+    names = [by_product.catalog.image_paths[int(r)].as_py() for r in by_product.train_rows]
+    products = np.array([name.rsplit("_", 1)[0] for name in names])
+    same_product = products[:, None] == products[None]
+    labels, families = by_product.train_labels, by_product.train_families
+    assert np.array_equal(labels[:, None] == labels[None], same_product)
+    own = by_family.train_labels
+    assert np.array_equal(families[:, None] == families[None], own[:, None] == own[None])
+    assert by_product.n_labels == 2 * by_family.n_labels
+
+
 def test_a_wrong_root_is_recognised(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "c.csv", [(f"p{k}", f"nowhere/{k}.jpg", f"F{k // 2}") for k in range(12)])
     with pytest.raises(CatalogError, match="none of its 12 pictures can be read") as error:
@@ -140,11 +154,11 @@ def test_a_wrong_root_is_recognised(tmp_path: Path) -> None:
     assert "data.root=FOLDER" in str(error.value)
 
 
-def test_unknown_settings_are_named() -> None:
+def test_unknown_settings_are_named(tiny_catalog: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sauce"):
         settings_from({"sauce": "x.csv"})
     with pytest.raises(ConfigError, match=r"unknown data\.positives"):
-        _train_labels(np.zeros(3, np.int64), DataSettings(positives="colour"))
+        prepare_data(settings(tiny_catalog, tmp_path, positives="colour"), store_side=48)
 
 
 def test_the_store_gives_the_decoder_pixels_with_and_without_a_cache(

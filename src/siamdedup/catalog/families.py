@@ -80,3 +80,15 @@ def image_families(catalog: Catalog) -> IntArray:
     order = np.arange(len(catalog.image_index))[::-1]  # so that the first mention is written last
     family[catalog.image_index[order]] = catalog.labels[catalog.product_of_entry()[order]]
     return family
+
+
+def image_variants(catalog: Catalog) -> IntArray:
+    """int64 (n_images,): one number for the pictures of one variant: those that some product shows together.
+
+    Sizes of one colour show the same pictures and so are one variant; another colour shows others.
+    """
+    product, image = catalog.product_of_entry(), catalog.image_index
+    size = catalog.n_products + catalog.n_images
+    graph = coo_array((np.ones(len(image), bool), (product, catalog.n_products + image)), shape=(size, size))
+    found = connected_components(graph, directed=False)[1][catalog.n_products :]
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)

@@ -67,11 +67,12 @@ def split_families(
     sizes = np.bincount(group, minlength=n_groups)[order]
     middle = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
     bounds = np.cumsum([fractions[name] for name in wanted])
-    side = np.minimum(np.searchsorted(bounds, middle, side="right"), len(wanted) - 1)
+    cuts = np.searchsorted(middle, bounds[:-1])
     # However uneven the groups are, every wanted split gets at least one.
-    for k in range(len(wanted)):
-        if not (side == k).any():
-            side[np.linspace(0, n_groups - 1, len(wanted)).round().astype(int)[k]] = k
+    for k in range(len(cuts)):
+        least, most = (cuts[k - 1] if k else 0) + 1, n_groups - (len(cuts) - k)
+        cuts[k] = min(max(cuts[k], least), most)
+    side = np.searchsorted(cuts, np.arange(n_groups), side="right")
     side_of_group = np.empty(n_groups, np.int64)
     side_of_group[order] = side
     rows = {name: np.empty(0, np.int64) for name in SPLITS}

@@ -140,6 +140,7 @@ def build_objective(config: DictConfig, n_labels: int, dim: int) -> Objective:
         embedding_size=dim,
         memory_size=config.memory.size,
         tuples_given=getattr(get_class(config.sampler._target_), "tuples_given", False),
+        labels_are_families=config.data.positives == "family",
     )
 
 

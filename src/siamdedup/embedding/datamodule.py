@@ -70,7 +70,14 @@ class CatalogDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         data = self.data
         return DataLoader(
-            TrainImages(data.store, data.train_rows, data.train_labels, self.transform, seed=self.seed),  # type: ignore[arg-type]
+            TrainImages(
+                data.store,
+                data.train_rows,
+                data.train_labels,
+                self.transform,
+                families=data.train_families,
+                seed=self.seed,
+            ),  # type: ignore[arg-type]
             batch_size=self.batch_size,
             sampler=self.sampler,
             collate_fn=collate_train,

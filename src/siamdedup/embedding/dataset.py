@@ -19,43 +19,59 @@ from siamdedup.types import Catalog, IntArray
 
 
 class Batch(NamedTuple):
-    """images: uint8 (N, 3, H, W), channels last in memory; labels and rows: int64 (N,)."""
+    """images: uint8 (N, 3, H, W), channels last in memory; the others int64 (N,).
+
+    Two pictures with one label are a positive pair; two with one family are never a negative one.
+    """
 
     images: Tensor
     labels: Tensor
+    families: Tensor
     rows: Tensor
 
 
-class TrainImages(Dataset[tuple[np.ndarray, int, int]]):
+Sample = tuple[np.ndarray, int, int, int]  # pixels, label, family, image row
+
+
+class TrainImages(Dataset[Sample]):
     """Augmented pictures with their labels, addressed by (item, draw).
 
-    ``rows`` and ``labels`` are int64 (n_items,): rows of the catalogue's images and their training labels.
+    ``rows``, ``labels`` and ``families`` are int64 (n_items,): rows of the catalogue's images, their training
+    labels, and the families that must not be told apart (default: the labels).
     """
 
     def __init__(
-        self, store: PixelStore, rows: IntArray, labels: IntArray, transform: TrainTransform, *, seed: int = 0
+        self,
+        store: PixelStore,
+        rows: IntArray,
+        labels: IntArray,
+        transform: TrainTransform,
+        *,
+        families: IntArray | None = None,
+        seed: int = 0,
     ) -> None:
         self.store, self.rows, self.labels, self.transform, self.seed = store, rows, labels, transform, seed
+        self.families = labels if families is None else families
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[np.ndarray, int, int] | None:  # type: ignore[override]
+    def __getitem__(self, index: tuple[int, int]) -> Sample | None:  # type: ignore[override]
         item, draw = index
         rng = np.random.default_rng([self.seed, draw])
         try:
             pixels = self.transform(self.store.get(int(self.rows[item])), rng)
         except ImageError:
             return None  # a file that vanished in mid-run costs its own place in the batch, no more
-        return pixels, int(self.labels[item]), int(self.rows[item])
+        return pixels, int(self.labels[item]), int(self.families[item]), int(self.rows[item])
 
 
-def collate_train(samples: Sequence[tuple[np.ndarray, int, int] | None]) -> Batch:
+def collate_train(samples: Sequence[Sample | None]) -> Batch:
     kept = [s for s in samples if s is not None]
     if not kept:
         raise ImageError("none of a batch's pictures can be read any more")
-    images, labels, rows = zip(*kept, strict=True)
-    return Batch(stack_images(images), torch.tensor(labels), torch.tensor(rows))
+    images, labels, families, rows = zip(*kept, strict=True)
+    return Batch(stack_images(images), torch.tensor(labels), torch.tensor(families), torch.tensor(rows))
 
 
 def stack_images(images: Sequence[np.ndarray]) -> Tensor:

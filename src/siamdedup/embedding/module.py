@@ -80,7 +80,7 @@ class SiameseModule(L.LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, mined = self.objective(self(batch.images), batch.labels)
+        loss, mined = self.objective(self(batch.images), batch.labels, batch.families)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.labels))
         if mined >= 0:
             self.log("train/mined", float(mined), on_step=False, on_epoch=True, batch_size=len(batch.labels))
@@ -136,7 +136,8 @@ def freeze_first_layers(backbone: nn.Module, count: int) -> None:
     matcher: Any = getattr(backbone, "group_matcher", None)
     if matcher is None:
         raise ConfigError(
-            f"timm names no layer groups for {type(backbone).__name__}", remedy="use model.freeze_backbone instead"
+            f"timm names no layer groups for {type(backbone).__name__}",
+            remedy="use model.freeze_backbone instead",
         )
     layers = group_parameters(backbone, matcher(coarse=True))
     order = sorted(layers)

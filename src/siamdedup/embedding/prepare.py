@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from siamdedup.catalog.families import image_families, tie_families
+from siamdedup.catalog.families import image_families, image_variants, tie_families
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import plant
@@ -27,7 +27,9 @@ class DataSettings:
 
     Attributes:
         source: "rendered" for the embedded catalogue, else a catalogue CSV or a folder of pictures.
-        positives: "family" (pictures of one family are the same), or "image" (only views of one picture are).
+        positives: what is learnt to be the same: "family" (all pictures of one family), "product" (pictures that
+            a product shows, so other colours of its family are neither positive nor negative), or "image" (views
+            of one picture alone).
         max_shared_families: a picture shown by more families than this is a placeholder, not a product.
         relist_fraction, relist_levels, relist_seed: relistings planted into the validation and test splits.
         relist: turn planting off where the catalogue's own truth suffices.
@@ -56,7 +58,9 @@ class PreparedData:
     """Everything that training and evaluation read.
 
     Attributes:
-        train_rows, train_labels: int64 (n,): images of ``catalog`` to learn from, and labels 0..n_labels-1.
+        train_rows, train_labels, train_families: int64 (n,): images of ``catalog`` to learn from, their labels
+            0..n_labels-1 (two of one label are a positive pair), and their families or tied groups of families
+            (two of one family are never a negative pair).
         val, test: catalogues to evaluate on, with planted relistings and their truth.
     """
 
@@ -65,6 +69,7 @@ class PreparedData:
     store: PixelStore
     train_rows: IntArray
     train_labels: IntArray
+    train_families: IntArray
     val: Catalog
     test: Catalog
     counts: dict[str, int]
@@ -128,7 +133,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
             "no readable picture is left to train on", where=settings.source, remedy="see ledger.csv"
         )
     component = learned.component[family[rows]]
-    labels = _train_labels(component, settings)
+    labels = _train_labels(catalog, rows, component, settings)
 
     evaluation = {}
     for name in ("val", "test"):
@@ -164,6 +169,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         store=store,
         train_rows=rows,
         train_labels=labels,
+        train_families=component,
         val=evaluation["val"],
         test=evaluation["test"],
         counts=counts,
@@ -172,18 +178,21 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     )
 
 
-def _train_labels(component: IntArray, settings: DataSettings) -> IntArray:
-    if settings.positives == "image":
-        return np.arange(len(component), dtype=np.int64)
-    if settings.positives != "family":
-        raise ConfigError(f"unknown data.positives {settings.positives!r}", remedy="use 'family' or 'image'")
-    labels, sizes = np.unique(component, return_inverse=True, return_counts=True)[1:]
+def _train_labels(catalog: Catalog, rows: IntArray, component: IntArray, settings: DataSettings) -> IntArray:
+    """int64 (n,): what counts as one thing among the training images ``rows`` of families ``component``."""
+    if settings.positives not in ("family", "product", "image"):
+        raise ConfigError(
+            f"unknown data.positives {settings.positives!r}", remedy="use 'family', 'product' or 'image'"
+        )
+    sizes = np.unique(component, return_counts=True)[1]
     if len(sizes) < 2:
         raise CatalogError(
             "training has one family only, so there is no negative",
             where=settings.source,
             remedy="check that the family column holds families, not one value",
         )
+    if settings.positives == "image":
+        return np.arange(len(rows), dtype=np.int64)
     if sizes.max() < 2:
         raise CatalogError(
             f"each of the {len(sizes)} training families has a single picture, so families teach nothing",
@@ -191,7 +200,8 @@ def _train_labels(component: IntArray, settings: DataSettings) -> IntArray:
             remedy="check data.columns.family; or learn from relisted views of each picture alone with "
             "data.positives=image",
         )
-    return labels.astype(np.int64)
+    labels = component if settings.positives == "family" else image_variants(catalog)[rows]
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def settings_from(config: Mapping[str, Any]) -> DataSettings:
