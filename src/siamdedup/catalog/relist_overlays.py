@@ -361,7 +361,7 @@ def _ribbon(text: str, colour: Colour, right: bool) -> tuple[Image, Image]:
     left, top = (length - mask.shape[1]) // 2, (thickness - mask.shape[0]) // 2
     paint(band, mask, _readable_on(colour), left, top)
     turn = cv2.getRotationMatrix2D((length / 2, thickness / 2), -45.0 if right else 45.0, 1.0)
-    turn[:, 2] += (_STICKER_SIZE - length) / 2, (_STICKER_SIZE - thickness) / 2
+    turn[:, 2] += np.array([_STICKER_SIZE - length, _STICKER_SIZE - thickness]) / 2
     side = (_STICKER_SIZE, _STICKER_SIZE)
     coverage = cv2.warpAffine(np.full((thickness, length), 255, dtype=np.uint8), turn, side)
     return np.asarray(cv2.warpAffine(band, turn, side), np.uint8), np.asarray(coverage, np.uint8)

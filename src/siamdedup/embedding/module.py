@@ -64,7 +64,8 @@ class SiameseModule(L.LightningModule):
             freeze_first_layers(network.backbone, freeze_layers)
         # A bound method stays out of the module tree: a second reference would store every weight twice, and the
         # compiled wrapper's keys are others.
-        self._forward: Callable[[Tensor], Tensor] = (torch.compile(network) if compile else network).__call__
+        called: Any = torch.compile(network) if compile else network
+        self._forward: Callable[[Tensor], Tensor] = called.__call__
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 (N, dim) of norm 1."""
