@@ -24,7 +24,7 @@ from siamdedup.embedding.prepare import DataSettings, open_catalog
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
-from siamdedup.types import Catalog, Embeddings
+from siamdedup.types import Catalog, Embeddings, OperatingPoint
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_similarity
@@ -108,6 +108,8 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "threshold": f"{model.distance} distance <= {threshold:.4f}",
         "join": index.describe(),
     }
+    if model.operating_point is not None and config.max_distance is None:
+        counts["false picture pairs to expect"] = expected_false(model.operating_point, len(embeddings.image_rows))
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
         counts |= {
@@ -162,6 +164,19 @@ def applied_threshold(config: DictConfig, model: TrainedModel) -> float:
             "(dedup.py max_distance=0.2)",
         )
     return model.operating_point.threshold
+
+
+def expected_false(point: OperatingPoint, n_images: int) -> str:
+    """False match rate x all picture pairs of this catalogue: what the threshold costs at this size.
+
+    Validation has fewer pictures than a catalogue, and non-matching pairs grow with the square of their number:
+    the precision measured there does not carry over, the false match rate does.
+    """
+    pairs = n_images * (n_images - 1) / 2
+    low, high = point.ci.get("fmr", (point.fmr, point.fmr))
+    # No false match among n pairs still allows a rate of 3 / n at 95 % (the rule of three).
+    high = max(high, 3 / point.n_nonmatch)
+    return f"{point.fmr * pairs:,.0f}  ({low * pairs:,.0f} to {high * pairs:,.0f})"
 
 
 def _catalog(config: DictConfig, ledger: Ledger) -> Catalog:
