@@ -109,7 +109,9 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "join": index.describe(),
     }
     if model.operating_point is not None and config.max_distance is None:
-        counts["false picture pairs to expect"] = expected_false(model.operating_point, len(embeddings.image_rows))
+        counts["false picture pairs to expect"] = expected_false(
+            model.operating_point, len(embeddings.image_rows)
+        )
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
         counts |= {

@@ -91,7 +91,11 @@ def has_bf16(device: str) -> bool:
     """Whether bfloat16 arithmetic is native: elsewhere it is emulated and slower than float32."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    if device != "cpu":
+        return False
+    # torch says so only by a private name; without it float32 is the safe answer.
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(known())
 
 
 def _shard(folder: Path, number: int) -> Path:
