@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from siamdedup.cli.training import build_datamodule, build_objective
+from siamdedup.cli.training import build_datamodule, build_objective, resolve_precision
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import build_network
@@ -110,6 +110,7 @@ def main() -> None:
     own = dict(a.split("=") for a in sys.argv[1:] if a.split("=")[0] in ("rounds", "epochs"))
     rounds, epochs = int(own.get("rounds", 3)), int(own.get("epochs", 2))
     config = configuration([a for a in sys.argv[1:] if a.split("=")[0] not in ("rounds", "epochs")])
+    resolve_precision(config)
     datamodule = build_datamodule(config)
     images = len(datamodule.sampler) * epochs
     bare_loop(config, datamodule, 1)  # warm-up: caches, allocator

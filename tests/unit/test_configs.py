@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from siamdedup.cli.training import build_datamodule, build_objective
+from siamdedup.cli.training import build_datamodule, build_objective, resolve_precision
 from siamdedup.errors import ConfigError
 from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_multirun
 
@@ -81,6 +81,7 @@ def test_callbacks_and_trainer_build(configure: Configure, option: str) -> None:
     config = configure("train", f"callbacks={option}", "trainer.accelerator=cpu")
     callbacks = [build(c) for c in config.callbacks.values() if c is not None]
     assert callbacks
+    resolve_precision(config)
     assert build(config.trainer, callbacks=callbacks, logger=False).num_sanity_val_steps == 0
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from siamdedup.callbacks.verification import VerificationCallback
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.datamodule import CatalogDataModule
-from siamdedup.embedding.extract import embed_loader
+from siamdedup.embedding.extract import embed_loader, has_bf16
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import EmbeddingNetwork, build_network
 from siamdedup.embedding.objective import Objective
@@ -49,6 +49,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     quiet()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    resolve_precision(config)
     L.seed_everything(config.seed, workers=True, verbose=False)  # before anything is instantiated
     OmegaConf.save(config, out / "config.yaml", resolve=True)
 
@@ -109,6 +110,17 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     }
 
 
+def resolve_precision(config: DictConfig) -> None:
+    """Put what ``trainer.precision=auto`` means on this machine into the config, so that the record says it."""
+    if config.trainer.precision == "auto":
+        config.trainer.precision = "bf16-mixed" if has_bf16(_device(config)) else "32-true"
+
+
+def _device(config: DictConfig) -> str:
+    wanted = config.trainer.accelerator in ("auto", "gpu", "cuda")
+    return "cuda" if wanted and torch.cuda.is_available() else "cpu"
+
+
 def build_datamodule(config: DictConfig) -> CatalogDataModule:
     settings = plain(config.data)
     batch_size, eval_batch_size = settings.pop("batch_size"), settings.pop("eval_batch_size")
@@ -156,11 +168,7 @@ def baseline_rows(
     frozen = EmbeddingNetwork(
         network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
     )
-    accelerator = (
-        "cuda"
-        if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
-        else "cpu"
-    )
+    device = _device(config)
     scored = []
     for catalog, loader in (
         (data.val, datamodule.val_dataloader()),

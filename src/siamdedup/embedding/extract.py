@@ -93,9 +93,9 @@ def has_bf16(device: str) -> bool:
         return torch.cuda.is_bf16_supported()
     if device != "cpu":
         return False
-    # torch says so only by a private name; without it float32 is the safe answer.
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(known())
+    # Older torch cannot tell: float32 is the safe answer then.
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _shard(folder: Path, number: int) -> Path:
