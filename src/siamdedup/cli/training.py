@@ -175,7 +175,7 @@ def baseline_rows(
         (data.test, datamodule.test_dataloader()),
     ):
         vectors, image_rows = embed_loader(
-            frozen, loader, accelerator, bf16="bf16" in str(config.trainer.precision)
+            frozen, loader, device, bf16="bf16" in str(config.trainer.precision)
         )
         scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(catalog)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)

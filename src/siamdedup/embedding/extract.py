@@ -94,7 +94,7 @@ def has_bf16(device: str) -> bool:
     if device != "cpu":
         return False
     # Older torch cannot tell: float32 is the safe answer then.
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
