@@ -73,6 +73,25 @@ class Catalog:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """A split to evaluate on: its own pictures, with relistings, ask; the gallery only answers.
+
+    Attributes:
+        catalog: held-out products, planted relistings, and products of the training split.
+        gallery: bool (n_images,), the pictures of the training split. A network draws unseen products towards
+            those it was trained on, so a false match rate measured among held-out products alone is too low
+            for the catalogue, which holds both.
+    """
+
+    catalog: Catalog
+    gallery: BoolArray
+
+    @property
+    def n_queries(self) -> int:
+        return int((~self.gallery).sum())
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """Unit vectors with the ids they belong to.
 

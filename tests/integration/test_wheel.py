@@ -20,7 +20,9 @@ def test_the_wheel_carries_configs_and_templates_and_finds_them(tmp_path: Path) 
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     in_clone = {p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")}
-    assert {p.relative_to(site / "siamdedup/conf") for p in (site / "siamdedup/conf").rglob("*.yaml")} == in_clone
+    assert {
+        p.relative_to(site / "siamdedup/conf") for p in (site / "siamdedup/conf").rglob("*.yaml")
+    } == in_clone
     assert (site / "siamdedup/report/templates/page.html.j2").is_file()
     assert not (site / "experiments").exists()
     code = (

@@ -28,11 +28,20 @@ def test_training_never_sees_the_families_of_validation_and_test(tiny_catalog: P
     data = prepare_data(settings(tiny_catalog, tmp_path), store_side=64)
     names = data.catalog.image_paths.to_pylist()
     train = {names[r].split("_")[0] for r in data.train_rows.tolist()}
-    held_out = [set(c.families.to_pylist()) for c in (data.val, data.test)]
-    planted = [{f for f in part if f.startswith("family-of")} for part in held_out]
+    asking = []
+    for part in (data.val, data.test):
+        shown = np.array(part.catalog.families.to_pylist())[part.catalog.product_of_entry()]
+        asking.append(set(shown[~part.gallery[part.catalog.image_index]]))
+        # The training split's products are there too, but only answer.
+        answering = set(shown[part.gallery[part.catalog.image_index]])
+        assert {f"images/{f.lower()}" for f in answering} == train
+    planted = [{f for f in part if f.startswith("family-of")} for part in asking]
     assert all(planted)
-    own = [{f"images/{f.lower()}" for f in part - made} for part, made in zip(held_out, planted, strict=True)]
-    assert not train & (own[0] | own[1])
+    own = [{f"images/{f.lower()}" for f in part - made} for part, made in zip(asking, planted, strict=True)]
+    assert own[0]
+    assert own[1]
+    assert not (train & (own[0] | own[1]))
+    assert not (own[0] & own[1])
     assert data.counts["train families"] == len(train) == data.n_labels
     assert data.counts["train images"] == 4 * len(train)
 
@@ -145,6 +154,16 @@ def test_labels_may_be_finer_than_families_which_stay_beside_them(tiny_catalog: 
     own = by_family.train_labels
     assert np.array_equal(families[:, None] == families[None], own[:, None] == own[None])
     assert by_product.n_labels == 2 * by_family.n_labels
+
+
+def test_the_gallery_is_capped_and_never_relisted(tiny_catalog: Path, tmp_path: Path) -> None:
+    data = prepare_data(settings(tiny_catalog, tmp_path, gallery_images=7), store_side=48)
+    assert data.val.gallery.sum() == 6  # three products of two pictures
+    copies = data.val.catalog.relisted_image
+    assert len(copies)
+    assert not data.val.gallery[copies].any()
+    none = prepare_data(settings(tiny_catalog, tmp_path, gallery_images=0), store_side=48)
+    assert not none.val.gallery.any()
 
 
 def test_a_wrong_root_is_recognised(tmp_path: Path) -> None:

@@ -242,3 +242,25 @@ def test_refusals():
         score_embeddings(good[0], rows, known)
     with pytest.raises(ValueError, match="uint8"):
         score_hashes(good, rows, known)
+
+
+def test_two_pictures_of_the_gallery_are_no_pair() -> None:
+    rng = np.random.default_rng(3)
+    n = 40
+    vectors = rng.normal(size=(n, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    component = rng.integers(0, 12, n).astype(np.int64)
+    gallery = component < 5
+    truth = ImageTruth(component, np.empty((0, 2), np.int64), gallery)
+    for tile, keep in ((7, 10_000), (64, 50)):
+        found = score_embeddings(vectors, np.arange(n), truth, tile=tile, max_nonmatch=keep)
+        expected = {
+            (i, j)
+            for i in range(n)
+            for j in range(i + 1, n)
+            if component[i] != component[j] and not (gallery[i] and gallery[j])
+        }
+        assert found.n_nonmatch == len(expected)
+        pairs = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+        assert pairs <= expected
+        assert len(pairs) == min(keep, len(expected))

@@ -268,3 +268,26 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_best_f1_is_the_one_of_rates():
     pairs, _ = families(11, [2, 3, 4])
     assert tune_threshold(pairs, BestF1()).f1 == best_f1(pairs)[0]
+
+
+def test_intervals_with_a_gallery_follow_from_sizes_as_from_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    n = 60
+    component = np.sort(rng.integers(0, 15, n)).astype(np.int64)
+    gallery = component < 6
+    left, right = np.triu_indices(n, 1)
+    kept = (component[left] != component[right]) & ~(gallery[left] & gallery[right])
+    left, right = left[kept].astype(np.int64), right[kept].astype(np.int64)
+    is_match = np.zeros(len(left), bool)
+    is_match[rng.permutation(len(left))[:40]] = True
+    similarity = (rng.random(len(left)) * 0.6 + 0.3 * is_match).astype(np.float32)
+    pairs = ScoredPairs(left, right, similarity, is_match, int((~is_match).sum()))
+    # Without the gallery's mask the sizes do not explain the pairs, so every held pair is weighed instead.
+    weighed = tune_threshold(pairs, BestF1(), groups=component)
+    # Matches count among the pairs across families here, so the sizes are off by them: add them back.
+    whole = ScoredPairs(left, right, similarity, is_match, len(left))
+    by_size = tune_threshold(whole, BestF1(), groups=component, gallery=gallery)
+    assert weighed.ci["precision"] == pytest.approx(by_size.ci["precision"])
+    assert weighed.ci["recall"] == pytest.approx(by_size.ci["recall"])
+    share = (~is_match).mean()
+    assert by_size.ci["fmr"][1] == pytest.approx(weighed.ci["fmr"][1] * share, rel=0.1)

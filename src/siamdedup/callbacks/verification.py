@@ -16,7 +16,7 @@ from siamdedup.embedding.dataset import Loaded
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import model_hash
 from siamdedup.errors import SiamdedupError
-from siamdedup.types import Catalog, Embeddings, OperatingPoint, ScoredPairs
+from siamdedup.types import Catalog, Embeddings, HeldOut, OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import to_similarity
 from siamdedup.verification.evaluate import evaluation_truth, frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.pairs import ImageTruth, score_embeddings
@@ -78,13 +78,14 @@ class VerificationCallback(L.Callback):
             self._parts = []
             return
         data = _datamodule(trainer).data
-        embeddings = self._collected(data.val, model_hash(_module(pl_module).network))
+        embeddings = self._collected(data.val.catalog, model_hash(_module(pl_module).network))
         pairs, truth = self._score("val", data.val, embeddings)
         self.point, self.why_none = try_tune(
             pairs,
             self.goal,
             distance=self.distance,
             groups=truth.component[embeddings.image_rows],
+            gallery=truth.gallery[embeddings.image_rows],
             bootstrap=self.bootstrap,
             data_hash=data.data_hash,
             model_hash=embeddings.model_hash,
@@ -96,7 +97,7 @@ class VerificationCallback(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = _datamodule(trainer).data
-        embeddings = self._collected(data.test, self.point.model_hash if self.point else "")
+        embeddings = self._collected(data.test.catalog, self.point.model_hash if self.point else "")
         pairs, truth = self._score("test", data.test, embeddings)
         figures = {**ranking_metrics(pairs), **frozen_rates(pairs, self.point)}
         figures.update(retrieval(embeddings, truth))
@@ -104,8 +105,8 @@ class VerificationCallback(L.Callback):
             figures.update(self._join(embeddings, truth, self.point))
         self._log(pl_module, "test", figures)
 
-    def _score(self, name: str, catalog: Catalog, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
-        truth = self._truth.setdefault(name, evaluation_truth(catalog))
+    def _score(self, name: str, held_out: HeldOut, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
+        truth = self._truth.setdefault(name, evaluation_truth(held_out))
         self.pairs[name] = score_embeddings(embeddings.vectors, embeddings.image_rows, truth)
         return self.pairs[name], truth
 
@@ -115,6 +116,8 @@ class VerificationCallback(L.Callback):
         found = self.index.self_join(embeddings.vectors, similarity)
         rows = embeddings.image_rows
         left, right = rows[found.left], rows[found.right]
+        asked = ~(truth.gallery[left] & truth.gallery[right])
+        left, right = left[asked], right[asked]
         n_images = np.int64(len(truth.component))
         key = np.minimum(left, right) * n_images + np.maximum(left, right)
         readable = np.isin(truth.matching, rows).all(1)
@@ -154,10 +157,11 @@ class VerificationCallback(L.Callback):
 
 
 def retrieval(embeddings: Embeddings, truth: ImageTruth) -> dict[str, float]:
-    """precision@1, R-precision and MAP@R over true families: every image queries all others."""
+    """precision@1, R-precision and MAP@R over true families: every held-out image queries all others."""
     rows = np.arange(len(embeddings.image_rows), dtype=np.int64)
+    queries = rows[~truth.gallery[embeddings.image_rows]]
     labels = truth.component[embeddings.image_rows]
-    figures = retrieval_at_r(embeddings.vectors, rows, rows, labels)
+    figures = retrieval_at_r(embeddings.vectors, queries, rows, labels)
     return {name: float(figures[name]) for name in ("precision_at_1", "r_precision", "map_at_r")}
 
 

@@ -40,6 +40,7 @@ def plant(
     count: int | None = None,
     levels: Sequence[str] = LEVELS,
     seed: int = 0,
+    eligible: IntArray | None = None,
     ledger: Ledger | None = None,
     progress: bool = True,
 ) -> Catalog:
@@ -49,6 +50,7 @@ def plant(
         fraction: share of the distinct pictures to relist (the default is 240 of 668, the protocol of the
             benchmarks); ``count`` overrides it.
         levels: levels of difficulty, dealt out in turn.
+        eligible: int64, rows of the pictures that may be relisted; default: all.
 
     Returns:
         The planted catalogue; its ``relisted`` rows name copy and source.
@@ -56,18 +58,27 @@ def plant(
     unknown = set(levels) - set(LEVELS)
     if unknown or not levels:
         raise ConfigError(f"unknown relisting level {sorted(unknown)}; choose among {LEVELS}")
-    number = planted_count(catalog, fraction, count)
-    recipe = [PLANT_VERSION, catalog_hash(catalog), str(catalog.root), number, list(levels), seed]
+    eligible = np.arange(catalog.n_images, dtype=np.int64) if eligible is None else eligible
+    number = planted_count(len(eligible), fraction, count)
+    recipe = [
+        PLANT_VERSION,
+        catalog_hash(catalog),
+        str(catalog.root),
+        number,
+        list(levels),
+        seed,
+        eligible.tolist(),
+    ]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:20]
     folder = Path(cache_dir).resolve() / f"relisted-{key}"
     if not (folder / "catalog.csv").exists():
-        plant_into(folder, catalog, number, levels, seed, ledger, progress)
+        plant_into(folder, catalog, number, levels, seed, eligible, ledger, progress)
     return read_catalog(folder / "catalog.csv", truth=folder / "truth.csv", ledger=ledger)
 
 
-def planted_count(catalog: Catalog, fraction: float, count: int | None = None) -> int:
+def planted_count(pictures: int, fraction: float, count: int | None = None) -> int:
     """How many pictures to relist: ``count``, or that share of the distinct pictures but at least one."""
-    return min(catalog.n_images, max(1, round(fraction * catalog.n_images)) if count is None else count)
+    return min(pictures, max(1, round(fraction * pictures)) if count is None else count)
 
 
 def plant_into(
@@ -76,6 +87,7 @@ def plant_into(
     number: int,
     levels: Sequence[str] = LEVELS,
     seed: int = 0,
+    eligible: IntArray | None = None,
     ledger: Ledger | None = None,
     progress: bool = True,
 ) -> Path:
@@ -87,7 +99,7 @@ def plant_into(
     (temporary / "images").mkdir(parents=True)
     names = _copy_originals(catalog, temporary)
     rng = np.random.default_rng([seed, 0x5EED])
-    chosen = np.sort(rng.permutation(catalog.n_images)[:number])
+    chosen = np.sort(rng.permutation(catalog.n_images if eligible is None else eligible)[:number])
     truth = _plant_copies(catalog, temporary, names, chosen, levels, seed, ledger, progress)
     if not truth["productId"]:
         raise CatalogError(

@@ -347,7 +347,10 @@ def _sticker(rng: np.random.Generator, shape: str, text: str, colour: Colour) ->
         paint(colours, mask, _readable_on(colour), left, top)
     if shape == "plate":
         return colours, coverage
-    turn = np.asarray(cv2.getRotationMatrix2D((_STICKER_SIZE / 2, _STICKER_SIZE / 2), float(rng.uniform(-20, 20)), 1.0), np.float64)
+    turn = np.asarray(
+        cv2.getRotationMatrix2D((_STICKER_SIZE / 2, _STICKER_SIZE / 2), float(rng.uniform(-20, 20)), 1.0),
+        np.float64,
+    )
     side = (_STICKER_SIZE, _STICKER_SIZE)
     turned = cv2.warpAffine(colours, turn, side, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(turned, np.uint8), np.asarray(cv2.warpAffine(coverage, turn, side), np.uint8)
@@ -360,7 +363,9 @@ def _ribbon(text: str, colour: Colour, right: bool) -> tuple[Image, Image]:
     mask = _fitted_line(text, 0.55 * thickness, 0.9 * _STICKER_SIZE)
     left, top = (length - mask.shape[1]) // 2, (thickness - mask.shape[0]) // 2
     paint(band, mask, _readable_on(colour), left, top)
-    turn = np.asarray(cv2.getRotationMatrix2D((length / 2, thickness / 2), -45.0 if right else 45.0, 1.0), np.float64)
+    turn = np.asarray(
+        cv2.getRotationMatrix2D((length / 2, thickness / 2), -45.0 if right else 45.0, 1.0), np.float64
+    )
     turn[:, 2] += np.array([_STICKER_SIZE - length, _STICKER_SIZE - thickness]) / 2
     side = (_STICKER_SIZE, _STICKER_SIZE)
     coverage = cv2.warpAffine(np.full((thickness, length), 255, dtype=np.uint8), turn, side)

@@ -37,10 +37,10 @@ def main(config: DictConfig) -> None:
     plant_into(
         out,
         catalog,
-        planted_count(catalog, config.fraction, config.count),
+        planted_count(catalog.n_images, config.fraction, config.count),
         list(config.levels),
         config.seed,
-        ledger,
+        ledger=ledger,
     )
     planted = read_catalog(out / "catalog.csv", truth=out / "truth.csv", ledger=ledger)
     ledger.write(out / "ledger.csv")

@@ -170,14 +170,14 @@ def baseline_rows(
     )
     device = _device(config)
     scored = []
-    for catalog, loader in (
+    for part, loader in (
         (data.val, datamodule.val_dataloader()),
         (data.test, datamodule.test_dataloader()),
     ):
         vectors, image_rows = embed_loader(
             frozen, loader, device, bf16="bf16" in str(config.trainer.precision)
         )
-        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(catalog)))
+        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(part)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()

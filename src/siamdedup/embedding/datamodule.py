@@ -97,10 +97,10 @@ class CatalogDataModule(L.LightningDataModule):
         return self._loaders[name]
 
     def val_dataloader(self) -> DataLoader[Loaded]:
-        return self._evaluation("val", self.data.val)
+        return self._evaluation("val", self.data.val.catalog)
 
     def test_dataloader(self) -> DataLoader[Loaded]:
-        return self._evaluation("test", self.data.test)
+        return self._evaluation("test", self.data.test.catalog)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Pictures and labels go to the device; row numbers and reasons stay."""

@@ -18,7 +18,7 @@ from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.catalog.splits import Splits, split_families
 from siamdedup.catalog.table import catalog_hash, read_catalog, subset
 from siamdedup.errors import CatalogError, ConfigError
-from siamdedup.types import Catalog, IntArray
+from siamdedup.types import BoolArray, Catalog, HeldOut, IntArray
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class DataSettings:
             of one picture alone).
         max_shared_families: a picture shown by more families than this is a placeholder, not a product.
         relist_fraction, relist_levels, relist_seed: relistings planted into the validation and test splits.
+        gallery_images: at most so many pictures of the training split answer queries in evaluation.
         relist: turn planting off where the catalogue's own truth suffices.
     """
 
@@ -48,6 +49,7 @@ class DataSettings:
     relist_fraction: float = 0.36
     relist_levels: Sequence[str] = LEVELS
     relist_seed: int = 0
+    gallery_images: int = 20_000
     cache_gb: float = 8.0
     workers: int = 2
     progress: bool = True
@@ -61,7 +63,7 @@ class PreparedData:
         train_rows, train_labels, train_families: int64 (n,): images of ``catalog`` to learn from, their labels
             0..n_labels-1 (two of one label are a positive pair), and their families or tied groups of families
             (two of one family are never a negative pair).
-        val, test: catalogues to evaluate on, with planted relistings and their truth.
+        val, test: what to evaluate on, with planted relistings and their truth.
     """
 
     catalog: Catalog
@@ -70,8 +72,8 @@ class PreparedData:
     train_rows: IntArray
     train_labels: IntArray
     train_families: IntArray
-    val: Catalog
-    test: Catalog
+    val: HeldOut
+    test: HeldOut
     counts: dict[str, int]
     data_hash: str
     ledger: Ledger = field(default_factory=Ledger)
@@ -135,20 +137,10 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     component = learned.component[family[rows]]
     labels = _train_labels(catalog, rows, component, settings)
 
-    evaluation = {}
-    for name in ("val", "test"):
-        part = subset(catalog, splits[name])
-        if settings.relist and part.n_products:
-            part = plant(
-                part,
-                cache,
-                fraction=settings.relist_fraction,
-                levels=settings.relist_levels,
-                seed=settings.relist_seed,
-                ledger=ledger,
-                progress=settings.progress,
-            )
-        evaluation[name] = part
+    gallery = _gallery_products(catalog, splits.train, settings)
+    evaluation = {
+        name: _held_out(catalog, splits[name], gallery, settings, ledger) for name in ("val", "test")
+    }
     counts = {
         "products": catalog.n_products,
         "families": catalog.n_families,
@@ -158,8 +150,9 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         "placeholder images": int(ties.placeholder.sum()),
         "train images": len(rows),
         "train families": len(np.unique(component)),
-        "val images": evaluation["val"].n_images,
-        "test images": evaluation["test"].n_images,
+        "val images (relisted included)": evaluation["val"].n_queries,
+        "test images (relisted included)": evaluation["test"].n_queries,
+        "train images in their gallery": int(evaluation["val"].gallery.sum()),
     }
     digest = hashlib.sha256(catalog_hash(catalog).encode())
     digest.update("".join(np.sort(store.digests).tolist()).encode())
@@ -176,6 +169,40 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         data_hash=digest.hexdigest(),
         ledger=ledger,
     )
+
+
+def _gallery_products(catalog: Catalog, train: IntArray, settings: DataSettings) -> IntArray:
+    """Training products, in a seeded order, until their pictures reach the gallery's limit."""
+    order = np.random.default_rng([settings.split_seed, 5]).permutation(train)
+    pictures = np.cumsum(np.diff(catalog.offsets)[order])
+    return np.sort(order[: int(np.searchsorted(pictures, settings.gallery_images, side="right"))])
+
+
+def _held_out(
+    catalog: Catalog, products: IntArray, gallery: IntArray, settings: DataSettings, ledger: Ledger
+) -> HeldOut:
+    part = subset(catalog, np.concatenate([products, gallery]))
+    answering = set(catalog.product_ids.take(gallery).to_pylist())
+    if settings.relist and len(products):
+        part = plant(
+            part,
+            Path(settings.cache_dir),
+            fraction=settings.relist_fraction,
+            levels=settings.relist_levels,
+            seed=settings.relist_seed,
+            eligible=np.flatnonzero(~_shown_by(part, answering)),
+            ledger=ledger,
+            progress=settings.progress,
+        )
+    return HeldOut(part, _shown_by(part, answering))
+
+
+def _shown_by(catalog: Catalog, product_ids: set[str]) -> BoolArray:
+    """bool (n_images,): pictures that one of these products shows."""
+    shown = np.zeros(catalog.n_images, bool)
+    named = np.array([p in product_ids for p in catalog.product_ids.to_pylist()], bool)
+    shown[catalog.image_index[named[catalog.product_of_entry()]]] = True
+    return shown
 
 
 def _train_labels(catalog: Catalog, rows: IntArray, component: IntArray, settings: DataSettings) -> IntArray:

@@ -8,7 +8,7 @@ from typing import Any
 from siamdedup.catalog.families import tie_families
 from siamdedup.errors import OperatingPointError
 from siamdedup.fingerprint.hashes import fingerprint
-from siamdedup.types import Catalog, OperatingPoint, ScoredPairs
+from siamdedup.types import HeldOut, OperatingPoint, ScoredPairs
 from siamdedup.verification.pairs import ImageTruth, image_truth, score_hashes
 from siamdedup.verification.rates import best_f1, micro_ap, recall_at_precision
 from siamdedup.verification.threshold import Goal, apply, tune_threshold
@@ -16,9 +16,10 @@ from siamdedup.verification.threshold import Goal, apply, tune_threshold
 RATES = ("precision", "recall", "f1", "fmr", "fnmr")
 
 
-def evaluation_truth(catalog: Catalog) -> ImageTruth:
+def evaluation_truth(held_out: HeldOut) -> ImageTruth:
     """``image_truth`` in which placeholder pictures (shown by too many families) tie nothing."""
-    return image_truth(catalog, placeholder=tie_families(catalog).placeholder)
+    placeholder = tie_families(held_out.catalog).placeholder
+    return image_truth(held_out.catalog, placeholder=placeholder, gallery=held_out.gallery)
 
 
 def ranking_metrics(pairs: ScoredPairs) -> dict[str, float]:
@@ -60,11 +61,11 @@ def try_tune(pairs: ScoredPairs, goal: Goal, **options: Any) -> tuple[OperatingP
 
 
 def evaluate_hashes(
-    val: Catalog, test: Catalog, goal: Goal, *, workers: int = 2
+    val: HeldOut, test: HeldOut, goal: Goal, *, workers: int = 2
 ) -> dict[str, dict[str, float]]:
     """Figures of dHash and pHash on the same pairs and by the same protocol as the embedding."""
     truths = [evaluation_truth(val), evaluation_truth(test)]
-    hashes = [fingerprint(val, workers=workers), fingerprint(test, workers=workers)]
+    hashes = [fingerprint(part.catalog, workers=workers) for part in (val, test)]
     rows = {}
     for name in hashes[0]:
         tuning, applied = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,17 @@ class ImageTruth:
     Attributes:
         component: int64 (n_images,), the true family of each picture, which a bootstrap resamples.
         matching: int64 (n, 2), rows of pictures known to show the same product, left < right, each pair once.
+        gallery: bool (n_images,), pictures that answer queries but ask none (those of the training split): a pair
+            of two of them is left out, neither matching nor non-matching. Default: none.
     """
 
     component: IntArray
     matching: IntArray
+    gallery: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        if not len(self.gallery):
+            object.__setattr__(self, "gallery", np.zeros(len(self.component), bool))
 
     def positions(self, image_rows: IntArray) -> tuple[IntArray, int]:
         """Matching pairs as positions in ``image_rows``: int64 (n, 2), left < right, sorted.
@@ -47,7 +54,9 @@ class ImageTruth:
         return np.unique(np.sort(found[readable], 1), axis=0), int((~readable).sum())
 
 
-def image_truth(catalog: Catalog, *, placeholder: BoolArray | None = None) -> ImageTruth:
+def image_truth(
+    catalog: Catalog, *, placeholder: BoolArray | None = None, gallery: BoolArray | None = None
+) -> ImageTruth:
     """True families of the pictures, and the matching pairs that follow from the known relistings.
 
     Families are one true family where a relisting ties them or they show the same picture. A relisting that
@@ -58,6 +67,7 @@ def image_truth(catalog: Catalog, *, placeholder: BoolArray | None = None) -> Im
         catalog: checked catalogue; without ``relisted`` there are no matching pairs.
         placeholder: bool (n_images,), "no image" signs and the like: they tie no families and are in no
             matching pair. Where it is not given, one such sign makes all families that show it one.
+        gallery: bool (n_images,), see ``ImageTruth``; matching pairs of two such pictures are left out.
     """
     n_families, n_images = catalog.n_families, catalog.n_images
     says_something = np.ones(n_images, np.bool_) if placeholder is None else ~placeholder
@@ -68,7 +78,9 @@ def image_truth(catalog: Catalog, *, placeholder: BoolArray | None = None) -> Im
     edges = np.concatenate([shows, catalog.labels[catalog.relisted], matching + n_families])
     graph = coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n_families + n_images,) * 2)
     component = connected_components(graph, directed=False)[1][n_families:]
-    return ImageTruth(component.astype(np.int64), matching)
+    if gallery is None:
+        return ImageTruth(component.astype(np.int64), matching)
+    return ImageTruth(component.astype(np.int64), matching[~gallery[matching].all(1)], gallery)
 
 
 def _relisted_pairs(catalog: Catalog) -> IntArray:
@@ -168,9 +180,10 @@ def _score(
     parts = [slice(start, start + tile) for start in range(0, len(left), tile)]
     dots = [np.einsum("ij,ij->i", rows(left[part]), rows(right[part])) for part in parts]
     component = truth.component[image_rows]
-    sizes = np.bincount(component).astype(np.int64)
-    n_nonmatch = (n * n - int((sizes * sizes).sum())) // 2
-    value, code = _top_nonmatching(rows, n, component, max_nonmatch, tile)
+    n_nonmatch = _pairs_across(component)
+    gallery = truth.gallery[image_rows]
+    n_nonmatch -= _pairs_across(component[gallery])
+    value, code = _top_nonmatching(rows, n, component, gallery, max_nonmatch, tile)
     order = np.argsort(code)
     other_left, other_right = np.divmod(code[order], max(n, 1))
     similarity = to_similarity(np.concatenate([*dots, value[order]])).astype(np.float32)
@@ -179,8 +192,14 @@ def _score(
     return ScoredPairs(lefts, rights, similarity, np.arange(len(lefts)) < len(left), n_nonmatch, floor)
 
 
+def _pairs_across(component: IntArray) -> int:
+    """How many pairs lie in different components."""
+    sizes = np.bincount(component).astype(np.int64)
+    return (len(component) ** 2 - int((sizes * sizes).sum())) // 2
+
+
 def _top_nonmatching(
-    rows: _Rows, n: int, component: IntArray, keep: int, tile: int
+    rows: _Rows, n: int, component: IntArray, gallery: BoolArray, keep: int, tile: int
 ) -> tuple[FloatArray, IntArray]:
     """The ``keep`` largest dot products between different components, and ``left * n + right`` of each.
 
@@ -198,6 +217,7 @@ def _top_nonmatching(
             left, right = np.divmod(hit, len(b))
             left, right = left + top, right + side
             fits = (left < right) & (component[left] != component[right])
+            fits &= ~(gallery[left] & gallery[right])
             values.append(dot[hit[fits]])
             codes.append(left[fits] * n + right[fits])
             held += len(values[-1])

@@ -65,6 +65,7 @@ def tune_threshold(
     *,
     distance: str = "cosine",
     groups: IntArray | None = None,
+    gallery: BoolArray | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     data_hash: str = "",
@@ -81,6 +82,7 @@ def tune_threshold(
         groups: int64 (n_items,), the true family of each item that was scored
             (``truth.component[image_rows]``). Families are resampled for the intervals: pairs of one family
             are not independent. Without groups, or with ``bootstrap=0``, there are no intervals.
+        gallery: bool (n_items,), the items that only answered queries (``truth.gallery[image_rows]``).
         bootstrap: number of replicates. The threshold stays where it is: the intervals do not cover its
             choice. A rate of which no event was seen has the interval [0, 0]; do not read it as a bound.
 
@@ -98,7 +100,7 @@ def tune_threshold(
     accepted = away <= threshold
     measured = rates.rates_of(pairs, accepted)
     known = groups is not None and bootstrap > 0
-    intervals = _intervals(pairs, accepted, np.asarray(groups), bootstrap, seed) if known else {}
+    intervals = _intervals(pairs, accepted, np.asarray(groups), gallery, bootstrap, seed) if known else {}
     return OperatingPoint(
         threshold, distance, goal.name, **{name: measured[name] for name in RATES}, n_match=pairs.n_match,
         n_nonmatch=pairs.n_nonmatch, ci=intervals, data_hash=data_hash, model_hash=model_hash,
@@ -156,7 +158,12 @@ def _rule_of_three(rate: float) -> str:
 
 
 def _intervals(
-    pairs: ScoredPairs, accepted: BoolArray, groups: IntArray, replicates: int, seed: int
+    pairs: ScoredPairs,
+    accepted: BoolArray,
+    groups: IntArray,
+    gallery: BoolArray | None,
+    replicates: int,
+    seed: int,
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the rates at a fixed threshold, resampling groups with replacement.
 
@@ -168,6 +175,7 @@ def _intervals(
     group = np.unique(groups, return_inverse=True)[1]
     size = np.bincount(group)
     n = len(size)
+    answering = np.bincount(group, weights=gallery, minlength=n) if gallery is not None else np.zeros(n)
     left, right = group[pairs.left], group[pairs.right]
 
     def weight(chosen: BoolArray) -> _Weight:
@@ -179,7 +187,8 @@ def _intervals(
 
     def across_all(m: Float64Array) -> Float64Array:
         """The same for all pairs across groups, held or not: it follows from the sizes."""
-        return np.asarray(((size @ m) ** 2 - size**2 @ m**2) / 2)
+        whole = (size @ m) ** 2 - size**2 @ m**2
+        return np.asarray((whole - (answering @ m) ** 2 + answering**2 @ m**2) / 2)
 
     nonmatching: _Weight = across_all
     if int(across_all(np.ones((n, 1)))[0]) != pairs.n_nonmatch:
