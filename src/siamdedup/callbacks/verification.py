@@ -124,9 +124,10 @@ class VerificationCallback(L.Callback):
         wanted = truth.matching[readable]
         right_ones = int(np.isin(key, wanted[:, 0] * n_images + wanted[:, 1]).sum())
         wrong_ones = int((truth.component[left] != truth.component[right]).sum())
-        precision = right_ones / max(right_ones + wrong_ones, 1)
+        # Like frozen_rates: the precision of nothing is no number.
+        precision = right_ones / (right_ones + wrong_ones) if right_ones + wrong_ones else float("nan")
         recall = right_ones / max(len(wanted), 1)
-        f1 = 2 * precision * recall / max(precision + recall, 1e-12)
+        f1 = 2 * right_ones / max(2 * right_ones + wrong_ones + len(wanted) - right_ones, 1)
         return {
             "join_precision": precision,
             "join_recall": recall,

@@ -17,9 +17,8 @@ FIGURES = {
     "best_f1": "best F1",
     "precision": "precision",
     "recall": "recall",
-    "f1": "F1",
 }
-METHODS = {"dhash": "dHash (64 bit)", "phash": "pHash (64 bit)", "frozen backbone": "backbone, untrained"}
+METHODS = {"dhash": "dHash", "phash": "pHash", "frozen backbone": "untrained"}
 
 
 def counts_table(title: str, counts: Mapping[str, object], ledger: Ledger | None = None) -> None:
@@ -35,21 +34,28 @@ def counts_table(title: str, counts: Mapping[str, object], ledger: Ledger | None
     Console().print(table)
 
 
+def figure(figures: Mapping[str, float], key: str) -> str:
+    """Three digits, or "-" where a figure is missing or undefined (the precision of nothing)."""
+    value = figures.get(key, float("nan"))
+    return "-" if value != value else f"{value:.3f}"
+
+
 def comparison_table(
     rows: Mapping[str, Mapping[str, float]], title: str = "Test pairs, every method by one protocol"
 ) -> None:
-    """Methods beside each other on the same test pairs; the last three columns at the frozen threshold."""
+    """Methods beside each other on the same test pairs; the last two columns at the frozen threshold."""
     table = Table(title=title, title_justify="left")
     table.add_column("method")
     for name in FIGURES.values():
         table.add_column(name, justify="right")
     for method, figures in rows.items():
         style = "bold green" if method == "siamdedup" else ""
-        cells = [f"{figures[key]:.3f}" if key in figures else "-" for key in FIGURES]
+        cells = [figure(figures, key) for key in FIGURES]
         table.add_row(METHODS.get(method, method), *cells, style=style)
     Console().print(table)
     Console().print(
-        "[dim]precision, recall, F1: threshold tuned on validation, then frozen ('-': goal not met there)[/dim]"
+        "[dim]untrained: the same backbone before training; precision, recall: threshold tuned on validation, "
+        "then frozen ('-': goal not met there)[/dim]"
     )
 
 

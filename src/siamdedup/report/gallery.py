@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from siamdedup.catalog.images import decode, fit, read_bytes
 from siamdedup.errors import ImageError
-from siamdedup.report.console import FIGURES, METHODS, point_lines
+from siamdedup.report.console import FIGURES, METHODS, figure, point_lines
 from siamdedup.types import Catalog, IntArray, OperatingPoint, ProductPairs
 
 _THUMBNAIL = 168
@@ -82,7 +82,7 @@ def write_page(
             {
                 "name": METHODS.get(name, name),
                 "ours": name == "siamdedup",
-                "cells": [f"{figures[k]:.3f}" if k in figures else "-" for k in FIGURES],
+                "cells": [figure(figures, k) for k in FIGURES],
             }
             for name, figures in (rows or {}).items()
         ],

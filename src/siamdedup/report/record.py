@@ -37,7 +37,8 @@ def run_record(
 ) -> dict[str, Any]:
     """Plain values: metrics, operating point, config, seed, commit, versions, data and split hashes, hardware."""
     return {
-        "metrics": metrics,
+        # Strict JSON has no NaN: a figure that is undefined (the precision of nothing) is null.
+        "metrics": {name: None if value != value else value for name, value in metrics.items()},
         "operating_point": point.to_dict() if point else None,
         "config": OmegaConf.to_container(config, resolve=True),
         "seed": config.seed,
