@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 from rich.progress import Progress
 
@@ -93,7 +94,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs)
     write_groups_parquet(out / "groups.parquet", catalog, groups)
     ledger.write(out / "ledger.csv")
-    with_duplicates = len(set(pairs.left.tolist()) | set(pairs.right.tolist()))
+    with_duplicates = len(np.union1d(pairs.left, pairs.right))
     counts: dict[str, Any] = {
         "products": catalog.n_products,
         "families": catalog.n_families,

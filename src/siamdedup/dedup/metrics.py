@@ -9,10 +9,10 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.dedup.products import ImageProducts
 from siamdedup.types import BoolArray, Catalog, IntArray, ProductPairs
 
-LEVELS = ("easy", "medium", "hard")
 _BLOCK = 1 << 20
 
 
