@@ -134,6 +134,28 @@ class ScoredPairs:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """A finite-sample guarantee about one file of merges, from a reviewed sample of it.
+
+    Attributes:
+        precision: promised share of the file's merges that are right.
+        confidence: chance, over the draw of the sample, that a promise made this way is kept.
+        n_pairs: merges (product pairs) in the file.
+        n_reviewed: sampled merges that bear on the promise; ``n_wrong`` of them were wrong.
+        lower_bound: exact lower confidence bound of the file's precision, >= ``precision``.
+        catalog_hash: of the catalogue that was deduplicated; the promise is about no other.
+    """
+
+    precision: float
+    confidence: float
+    n_pairs: int
+    n_reviewed: int
+    n_wrong: int
+    lower_bound: float
+    catalog_hash: str = ""
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """The verification threshold and what it costs, as measured on validation and then frozen.
 
@@ -155,6 +177,7 @@ class OperatingPoint:
     ci: dict[str, tuple[float, float]] = field(default_factory=dict)
     data_hash: str = ""
     model_hash: str = ""
+    certificate: Certificate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, so that ``torch.load(weights_only=True)`` and JSON both carry it."""
@@ -167,6 +190,8 @@ class OperatingPoint:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in plain.items() if k in known}
         values["ci"] = {name: (float(low), float(high)) for name, (low, high) in plain.get("ci", {}).items()}
+        if values.get("certificate"):
+            values["certificate"] = Certificate(**values["certificate"])
         return cls(**values)
 
 

@@ -132,7 +132,7 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
     wanted = write(path, make_catalog("ab"), make_pairs([(0, 1, 0.0)]))
     code = (
         "import os, signal, sys\n"
-        "from siamdedup.dedup.output import atomic_write\n"
+        "from siamdedup.files import atomic_write\n"
         "with atomic_write(sys.argv[1]) as file:\n"
         "    file.write(b'{' * 100_000); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+
+from siamdedup.files import atomic_write
 
 
 class Ledger:
@@ -53,8 +54,6 @@ class Ledger:
                 "reason": pa.array(columns[3], pa.string()),
             }
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        pa_csv.write_csv(table, temporary)
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            pa_csv.write_csv(table, file)
         return path

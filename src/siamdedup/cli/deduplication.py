@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import DataSettings, open_catalog
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
+from siamdedup.files import write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, Embeddings, OperatingPoint
@@ -143,7 +143,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         limit=config.page_pairs,
         subtitle=f"{config.catalog}: the same product listed under different families",
     )
-    (out / "summary.json").write_text(json.dumps({**counts, "truth": truth}, indent=2, default=float) + "\n")
+    write_json(out / "summary.json", {**counts, "truth": truth})
     if model.rows:
         comparison_table(model.rows)
     point_table(model.operating_point, "the threshold was given by hand")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from siamdedup.embedding.network import EmbeddingNetwork, build_network
 from siamdedup.embedding.objective import Objective
 from siamdedup.embedding.prepare import settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
+from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
 from siamdedup.utils.hydra import build, plain
@@ -95,7 +95,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     for name, figures in rows.items():
         metrics.update({f"{name}/{k}": v for k, v in figures.items() if name != "siamdedup"})
     record = run_record(config, metrics, data, verification.point, seconds=time.perf_counter() - started)
-    (out / "metrics.json").write_text(json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
+    write_json(out / "metrics.json", record)
     comparison_table(rows)
     point_table(verification.point, verification.why_none)
     log.info("model: %s", model)
@@ -209,12 +209,10 @@ def write_model(
         histogram=histogram(verification),
     )
     weights = {f"network.{k}": v.detach().cpu().clone() for k, v in network.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    torch.save({"state_dict": weights, SECTION: ours}, temporary)
-    temporary.replace(path)
+    with atomic_write(path) as file:
+        torch.save({"state_dict": weights, SECTION: ours}, file)
     if verification.point is not None:
-        point = json.dumps(verification.point.to_dict(), indent=2, sort_keys=True)
-        path.with_name("operating_point.json").write_text(point + "\n")
+        write_json(path.with_name("operating_point.json"), verification.point.to_dict())
     return path
 
 

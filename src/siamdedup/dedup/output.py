@@ -7,12 +7,9 @@ whoever reads ``path`` sees the old file or the whole new one. The bytes depend 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +17,7 @@ import pyarrow.parquet as pq
 
 from siamdedup.dedup.groups import id_rank, representatives
 from siamdedup.errors import SiamdedupError
+from siamdedup.files import atomic_write
 from siamdedup.types import Catalog, DuplicateGroups, IntArray, ProductPairs
 
 _ROWS = 1 << 16  # rows written at once
@@ -158,29 +156,3 @@ def _write_parquet(path: str | Path, schema: pa.Schema, n: int, columns: Any) ->
     with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for lo in range(0, n, _ROWS):
             writer.write_batch(pa.record_batch(columns(slice(lo, lo + _ROWS)), schema=schema))
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that becomes ``path`` when the block ends well; otherwise ``path`` stays as it was.
-
-    A process killed outright leaves a ``.NAME.*.tmp`` behind, never half a ``path``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

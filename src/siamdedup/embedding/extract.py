@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.embedding.dataset import Loaded, catalog_loader
+from siamdedup.files import atomic_write
 from siamdedup.types import Catalog, Embeddings, IntArray
 
 _GOOD = "ok"
@@ -169,12 +169,8 @@ def _write_shard(
     for row, reason in failed:
         status[row - rows[0]] = reason
     path = _shard(folder, number)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as out:
+    with atomic_write(path) as out:
         np.save(out, vectors)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
     table = pa.table(
         {
             "row": pa.array(rows),
@@ -182,11 +178,9 @@ def _write_shard(
             "status": pa.array(status.tolist(), pa.string()),
         }
     )
-    pq.write_table(table, temporary)
-    with temporary.open("rb+") as out:
-        os.fsync(out.fileno())
     # The table comes last: it says that the shard is whole.
-    os.replace(temporary, path.with_suffix(".parquet"))
+    with atomic_write(path.with_suffix(".parquet")) as out:
+        pq.write_table(table, out)
 
 
 def _open(folder: Path, shards: int, model: TrainedModel, ledger: Ledger) -> Embeddings:

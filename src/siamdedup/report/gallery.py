@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from markupsafe import Markup
 
 from siamdedup.catalog.images import decode, fit, read_bytes
 from siamdedup.errors import ImageError
+from siamdedup.files import atomic_write
 from siamdedup.report.console import FIGURES, METHODS, figure, point_lines
 from siamdedup.types import Catalog, IntArray, OperatingPoint, ProductPairs
 
@@ -90,9 +90,8 @@ def write_page(
         counts=[(name, _text(value)) for name, value in counts.items()],
         parts=parts,
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as file:
+        file.write(html.encode())
     return path
 
 
