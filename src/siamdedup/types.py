@@ -217,6 +217,35 @@ class ProductPairs:
         return len(self.left)
 
 
+VERDICTS = ("same", "variant", "different", "unsure")
+"""What a person can say of two pictures: one product; two variants (colour, view) of what may be one family,
+neither right nor wrong; different products; cannot tell, which counts as different."""
+
+
+@dataclass(frozen=True)
+class ReviewList:
+    """Pairs of pictures for a person to judge, the most urgent first, each unordered pair once.
+
+    Attributes:
+        left, right: int64 (n,), rows of ``Catalog.product_ids``: products of different families that show them.
+        left_image, right_image: int64 (n,), rows of ``Catalog.image_paths``.
+        distance: float32 (n,), of the two pictures.
+        n_merges: int64 (n,), sampled merges (product pairs) that one verdict on these pictures settles.
+        verdict: string (n,), one of ``VERDICTS``, or "" where nobody has judged yet.
+    """
+
+    left: IntArray
+    right: IntArray
+    left_image: IntArray
+    right_image: IntArray
+    distance: FloatArray
+    n_merges: IntArray
+    verdict: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
 @dataclass(frozen=True)
 class DuplicateGroups:
     """Groups in which every cross-family pair is verified.
