@@ -161,7 +161,8 @@ class OperatingPoint:
 
     A pair is called the same product when its distance is <= ``threshold``. FMR = FAR = false matches over
     all non-matching pairs; FNMR = 1 - VAL = missed matches over all matching pairs (ISO/IEC 19795-1; FaceNet
-    says FAR and VAL). ``ci`` maps a rate's name to its 95 % bootstrap interval over families.
+    says FAR and VAL). ``ci`` maps a rate's name to its 95 % bootstrap interval over families. ``precision_goal``
+    is the precision that was asked for, where the goal was one; ``certificate`` what a review has proven.
     """
 
     threshold: float
@@ -177,6 +178,7 @@ class OperatingPoint:
     ci: dict[str, tuple[float, float]] = field(default_factory=dict)
     data_hash: str = ""
     model_hash: str = ""
+    precision_goal: float | None = None
     certificate: Certificate | None = None
 
     def to_dict(self) -> dict[str, Any]:

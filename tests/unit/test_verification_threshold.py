@@ -10,7 +10,8 @@ from siamdedup.errors import OperatingPointError
 from siamdedup.types import OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import DISTANCES, to_distance
 from siamdedup.verification.rates import best_f1, rates_at
-from siamdedup.verification.threshold import BestF1, MaxFMR, MinPrecision, apply, tune_threshold
+from siamdedup.verification.goals import BestF1, MaxFMR, MinPrecision
+from siamdedup.verification.threshold import apply, tune_threshold
 
 RATES = ("fmr", "fnmr", "precision", "recall", "f1")
 

@@ -19,9 +19,9 @@ from siamdedup.errors import SiamdedupError
 from siamdedup.types import Catalog, Embeddings, HeldOut, OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import to_similarity
 from siamdedup.verification.evaluate import evaluation_truth, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.goals import Goal
 from siamdedup.verification.pairs import ImageTruth, score_embeddings
 from siamdedup.verification.retrieval import retrieval_at_r
-from siamdedup.verification.threshold import Goal
 
 
 class VerificationCallback(L.Callback):

@@ -9,9 +9,10 @@ from siamdedup.catalog.families import tie_families
 from siamdedup.errors import OperatingPointError
 from siamdedup.fingerprint.hashes import fingerprint
 from siamdedup.types import HeldOut, OperatingPoint, ScoredPairs
+from siamdedup.verification.goals import Goal
 from siamdedup.verification.pairs import ImageTruth, image_truth, score_hashes
 from siamdedup.verification.rates import best_f1, micro_ap, recall_at_precision
-from siamdedup.verification.threshold import Goal, apply, tune_threshold
+from siamdedup.verification.threshold import apply, tune_threshold
 
 RATES = ("precision", "recall", "f1", "fmr", "fnmr")
 
