@@ -182,8 +182,8 @@ class OperatingPoint:
     certificate: Certificate | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, so that ``torch.load(weights_only=True)`` and JSON both carry it."""
-        plain = asdict(self)
+        """Plain values only, so that ``torch.load(weights_only=True)`` and JSON both carry it; NaN becomes None."""
+        plain = {k: None if isinstance(v, float) and v != v else v for k, v in asdict(self).items()}
         plain["ci"] = {name: [float(low), float(high)] for name, (low, high) in self.ci.items()}
         return plain
 
@@ -191,6 +191,8 @@ class OperatingPoint:
     def from_dict(cls, plain: dict[str, Any]) -> OperatingPoint:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in plain.items() if k in known}
+        for name in ("fmr", "fnmr", "precision", "recall", "f1"):
+            values[name] = float("nan") if values[name] is None else values[name]
         values["ci"] = {name: (float(low), float(high)) for name, (low, high) in plain.get("ci", {}).items()}
         if values.get("certificate"):
             values["certificate"] = Certificate(**values["certificate"])
@@ -217,6 +219,10 @@ class ProductPairs:
 
     def __len__(self) -> int:
         return len(self.left)
+
+    def take(self, rows: IntArray | BoolArray) -> ProductPairs:
+        """The pairs of these rows (or where the mask is true), in that order."""
+        return ProductPairs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 VERDICTS = ("same", "variant", "different", "unsure")

@@ -98,7 +98,7 @@ def test_one_seed_gives_one_result_and_a_checkpoint_of_plain_values(
     assert 0 <= point.threshold <= 2
     assert set(point.ci) >= {"precision", "recall"}
     assert json.loads((tmp_path / "a/operating_point.json").read_text())["threshold"] == point.threshold
-    assert set(model.rows) == {"dhash", "phash", "frozen backbone", "siamdedup"}
+    assert set(model.evidence["rows"]) == {"dhash", "phash", "frozen backbone", "siamdedup"}
 
     record = json.loads((tmp_path / "a/metrics.json").read_text())
     assert record["seed"] == 0

@@ -32,7 +32,7 @@ def network() -> EmbeddingNetwork:
 
 
 def model_of(network: EmbeddingNetwork) -> TrainedModel:
-    return TrainedModel(network, InputTransform(48), "cosine", POINT, model_hash(network), "data", {}, {})
+    return TrainedModel(network, InputTransform(48), "cosine", POINT, model_hash(network), "data", {})
 
 
 def run(model: TrainedModel, source: Path, cache: Path, **options: object) -> tuple[np.ndarray, list[int]]:
@@ -105,7 +105,7 @@ def test_one_bad_picture_costs_one_picture(network: EmbeddingNetwork, tmp_path: 
 
 def saved(path: Path, network: EmbeddingNetwork, **changes: object) -> Path:
     ours = section(
-        network, InputTransform(48), "cosine", POINT, "data-hash", rows={"dhash": {"micro_ap": 0.5}}
+        network, InputTransform(48), "cosine", POINT, "data-hash", {"rows": {"dhash": {"micro_ap": 0.5}}}
     )
     weights = {f"network.{k}": v for k, v in network.state_dict().items()}
     torch.save({"state_dict": weights, SECTION: ours} | changes, path)
@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_everything_back(network: EmbeddingNetwork, tmp_path
     assert model.model_hash == model_hash(network)
     assert model.operating_point == POINT
     assert model.transform == InputTransform(48)
-    assert model.rows == {"dhash": {"micro_ap": 0.5}}
+    assert model.evidence == {"rows": {"dhash": {"micro_ap": 0.5}}}
     assert not model.network.training
 
 

@@ -13,10 +13,10 @@ from conftest import draw, write_rows
 from PIL import Image
 
 from siamdedup.catalog.table import read_catalog
-from siamdedup.cli.deduplication import expected_false
 from siamdedup.report.console import point_lines
 from siamdedup.report.gallery import write_page
 from siamdedup.types import OperatingPoint, ProductPairs
+from siamdedup.verification.prior import expected_false
 
 POINT = OperatingPoint(0.2, "cosine", "best f1", 1e-4, 0.1, 0.9, 0.9, 0.9, 10, 1000, {"fmr": (5e-5, 2e-4)})
 
@@ -97,7 +97,7 @@ def test_the_operating_point_in_words() -> None:
 
 def test_false_pairs_grow_with_the_square_of_the_catalogue() -> None:
     # 1e-4 of 499,500 pairs; no more than 1,000 non-matching pairs were seen, so 3 / 1,000 is possible too.
-    assert expected_false(POINT, 1000) == "50  (25 to 1,498)"
+    assert expected_false(POINT, None, POINT.threshold, 499_500) == "50  (25 to 1,498)"
 
 
 def test_the_page_renders_in_a_browser(tmp_path: Path) -> None:

@@ -264,3 +264,77 @@ def test_two_pictures_of_the_gallery_are_no_pair() -> None:
         pairs = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
         assert pairs <= expected
         assert len(pairs) == min(keep, len(expected))
+
+
+# --- pairs nobody can be sure of ---
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    n=st.integers(1, 25), families=st.integers(1, 10), keep=st.integers(1, 300), tile=st.integers(1, 30),
+    hashes=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_unsure_pairs_are_neither_matching_nor_counted(n, families, keep, tile, hashes, seed):
+    rng = np.random.default_rng(seed)
+    n_images = n + 4  # four of them unreadable
+    component, gallery = rng.integers(0, families, n_images), rng.random(n_images) < 0.3
+    inside = [p for p in itertools.combinations(range(n_images), 2) if component[p[0]] == component[p[1]]]
+    matching = [p for p in inside if rng.random() < 0.3 and not gallery[list(p)].all()]
+    # Any pair at all, either way round, twice, one picture with itself, matching ones too.
+    unsure = [*rng.integers(0, n_images, (rng.integers(0, 60), 2)).tolist(), *matching[:2]]
+    unsure += [pair[::-1] for pair in unsure[:5]]
+    known = ImageTruth(component, np.array(matching, np.int64).reshape(-1, 2), gallery)
+    known = known.without(unsure[:3]).without(np.array(unsure[3:], np.int64).reshape(-1, 2))
+    rows = rng.permutation(n_images)[:n]
+    if hashes:
+        bits = rng.integers(0, 256, (n, 2), dtype=np.uint8)
+        similarity = 1 - np.bitwise_count(bits[:, None] ^ bits[None]).sum(2, dtype=np.int64) / 16
+        pairs = score_hashes(bits, rows, known, max_nonmatch=keep, tile=tile)
+    else:
+        vectors = unit(rng, n)
+        similarity = vectors.astype(np.float64) @ vectors.T
+        pairs = score_embeddings(vectors, rows, known, max_nonmatch=keep, tile=tile)
+    doubted = {frozenset(pair) for pair in unsure}
+    match, other = {}, {}
+    for i, j in itertools.combinations(range(n), 2):
+        a, b = int(rows[i]), int(rows[j])
+        if tuple(sorted((a, b))) in matching:
+            match[i, j] = similarity[i, j]
+        elif component[a] != component[b] and not (gallery[a] and gallery[b]) and {a, b} not in doubted:
+            other[i, j] = similarity[i, j]
+    check_scored(pairs, match, other, keep)
+    position = {int(row): p for p, row in enumerate(rows)}
+    expected = {
+        tuple(sorted((position[a], position[b])))
+        for a, b in map(sorted, filter(lambda pair: len(pair) == 2, doubted))
+        if a in position and b in position and component[a] != component[b]
+        if not (gallery[a] and gallery[b]) and (a, b) not in matching
+    }
+    assert known.unsure_positions(rows).tolist() == sorted(map(list, expected))
+
+
+def test_a_pair_that_matches_stays_matching_when_it_is_doubted():
+    known = truth([0, 0, 1], [(0, 1)]).without([(1, 0), (2, 0), (0, 2)])
+    assert known.unsure.tolist() == [[0, 1], [0, 2]]
+    pairs = score_embeddings(unit(np.random.default_rng(0), 3), np.arange(3), known)
+    assert pairs.n_match == 1
+    assert pairs.n_nonmatch == 1
+    assert (pairs.left[1:].tolist(), pairs.right[1:].tolist()) == ([1], [2])
+
+
+def test_nothing_doubted_changes_nothing():
+    known = truth([0, 1, 2])
+    assert known.unsure.shape == (0, 2)
+    same = known.without(np.empty((0, 2), np.int64))
+    assert same.unsure_positions(np.arange(3)).shape == (0, 2)
+    vectors = unit(np.random.default_rng(1), 3)
+    assert score_embeddings(vectors, np.arange(3), same).n_nonmatch == 3
+
+
+def test_doubts_about_pictures_that_are_not_there_are_refused():
+    known = truth([0, 1, 2])
+    for bad in ([(0, 3)], [(-1, 1)]):
+        with pytest.raises(ValueError, match="outside"):
+            known.without(bad)
+    with pytest.raises(ValueError, match=r"\(k, 2\)"):
+        ImageTruth(known.component, known.matching, known.gallery, np.array([0, 1]))

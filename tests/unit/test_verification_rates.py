@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from sklearn import metrics
 
 from siamdedup.errors import OperatingPointError
 from siamdedup.types import ScoredPairs
+from siamdedup.verification.curves import det, eer, roc, val_at_far
 from siamdedup.verification.rates import (
     best_f1,
     fmr_fnmr,
@@ -127,7 +129,86 @@ def test_auc_with_ties(pairs):
     assert roc_auc(pairs) == pytest.approx(metrics.roc_auc_score(pairs.is_match, pairs.similarity))
 
 
+# --- curves ---
+
+
+@given(some)
+def test_roc_and_det_against_sklearn_and_counting(pairs):
+    y, s = pairs.is_match, pairs.similarity
+    fpr, tpr, threshold = metrics.roc_curve(y, s, drop_intermediate=False)
+    found = roc(pairs)
+    assert found.threshold[0] == threshold[0] == math.inf
+    np.testing.assert_allclose(found.threshold[1:], threshold[1:])
+    np.testing.assert_allclose(found.fmr, fpr)
+    np.testing.assert_allclose(found.tmr, tpr)
+    at = dict(zip(found.threshold.tolist(), zip(*det(pairs)[1:], strict=True), strict=True))
+    assert all(at[t] == (fp / pairs.n_nonmatch, 1 - tp / pairs.n_match) for t, tp, fp in naive(pairs))
+    for fmr, fnmr, t in zip(*metrics.det_curve(y, s), strict=True):
+        if t < math.inf:
+            assert at[float(t)] == pytest.approx((fmr, fnmr))
+    assert roc_auc(pairs) == pytest.approx(np.trapezoid(found.tmr, found.fmr))
+
+
+@settings(max_examples=300)
+@given(some)
+def test_eer_is_where_the_interpolated_roc_meets_the_diagonal(pairs):
+    fpr, tpr, _ = metrics.roc_curve(pairs.is_match, pairs.similarity, drop_intermediate=False)
+    # Along the curve's length: np.interp over FPR alone cannot go up a vertical piece.
+    way = np.arange(len(fpr))
+    at = brentq(lambda x: np.interp(x, way, fpr) - 1 + np.interp(x, way, tpr), 0, way[-1], xtol=1e-12)
+    assert eer(pairs) == pytest.approx(np.interp(at, way, fpr), abs=1e-9)
+
+
+def test_eer_by_hand():
+    assert eer(scored([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0])) == 0
+    assert eer(scored([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1])) == 1
+    assert eer(scored([0.5] * 7, [1] * 3 + [0] * 4)) == 0.5  # one step from (0, 1) to (1, 0)
+    assert eer(scored([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0])) == 0.5
+    # FMR 1/4 and FNMR 1/2, then both matches and non-matches at once: 1/4 + x 1/4 = 1/2 - x 1/2.
+    assert eer(scored([0.9, 0.8, 0.5, 0.5, 0.1, 0], [0, 1, 1, 0, 0, 0])) == pytest.approx(1 / 3)
+
+
+@given(some, st.sampled_from([0.05, 0.2, 1 / 3, 0.5, 0.9]))
+def test_val_at_far_against_counting(pairs, far):
+    n = pairs.n_nonmatch
+    if 1 / n > far:
+        with pytest.raises(OperatingPointError, match=rf"one of {n} non-matching pairs(.|\n)*Remedy"):
+            val_at_far(pairs, far)
+        return
+    good = [(t, tp, fp) for t, tp, fp in naive(pairs) if fp / n <= far]
+    t, tp, fp = good[-1] if good else (math.inf, 0, 0)
+    assert val_at_far(pairs, far) == (tp / pairs.n_match, fp / n, fp, t)
+
+
 # --- floors ---
+
+
+@settings(max_examples=300)
+@given(some, st.integers(1, 20), st.sampled_from([0.1, 0.3, 0.6]))
+def test_curves_with_a_floor_are_the_start_of_the_whole_or_refused(pairs, keep, far):
+    part = cut(pairs, keep)
+    assume(part.floor > -math.inf)
+    for curve in (det, roc):
+        whole, start = curve(pairs), curve(part)
+        for a, b in zip(whole, start, strict=True):
+            np.testing.assert_array_equal(a[whole.threshold > part.floor], b)
+    for answer in (eer, lambda x: val_at_far(x, far)):
+        try:
+            found = answer(part)
+        except OperatingPointError as error:
+            assert "max_nonmatch" in str(error) or 1 / pairs.n_nonmatch > far  # noqa: PT017 (either may happen)
+        else:
+            assert found == answer(pairs)
+
+
+def test_curves_with_an_ample_floor_are_not_refused():
+    pairs = untied(7)
+    part = cut(pairs, 150)
+    assert 0 < eer(part) == eer(pairs) < 0.5
+    assert val_at_far(part, 0.1) == val_at_far(pairs, 0.1)
+    assert val_at_far(pairs, 0.1).false_matches == int(0.1 * pairs.n_nonmatch)
+    with pytest.raises(OperatingPointError, match="max_nonmatch"):
+        eer(cut(pairs, 5))
 
 
 @given(some, st.integers(1, 20))
@@ -168,6 +249,8 @@ def test_an_ample_floor_is_not_refused():
     assert part.floor > -math.inf
     assert best_f1(part) == best_f1(pairs)
     assert recall_at_precision(part, 0.9) == recall_at_precision(pairs, 0.9) > 0
+    # Every match is found above the floor: looser thresholds may be as precise, but find no more.
+    assert recall_at_precision(cut(scored([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0]), 1), 0.5) == 1
     known = cut(scored([0.9, 0.8, 0.7, 0.1, 0.0], [1, 0, 1, 0, 0]), 2)
     assert micro_ap(known) == pytest.approx((1 + 2 / 3) / 2)
 
@@ -182,7 +265,7 @@ def test_few_held_pairs_cannot_tell_the_best_f1():
 # --- degenerate ---
 
 EVERY = [precision_recall, micro_ap, best_f1, roc_auc, lambda p: recall_at_precision(p, 0.9),
-         lambda p: rates_at(p, 0.5), lambda p: fmr_fnmr(p, 0.5)]  # fmt: skip
+         lambda p: rates_at(p, 0.5), lambda p: fmr_fnmr(p, 0.5), roc, det, eer, lambda p: val_at_far(p, 0.5)]  # fmt: skip
 
 
 @pytest.mark.parametrize("rate", EVERY)
@@ -223,5 +306,8 @@ def test_arguments():
     for p in (0, -1, 1.1, math.nan):
         with pytest.raises(ValueError, match="precision"):
             recall_at_precision(pairs, p)
+    for far in (0, 1, -1, math.nan):
+        with pytest.raises(ValueError, match="far"):
+            val_at_far(pairs, far)
     with pytest.raises(ValueError, match="NaN"):
         rates_at(pairs, math.nan)

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.table import read_catalog
+from siamdedup.catalog.table import catalog_hash, read_catalog
+from siamdedup.cli.decision import decide, starting_point
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
@@ -21,11 +22,11 @@ from siamdedup.dedup.products import hot_images, product_pairs
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import DataSettings, open_catalog
-from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
+from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.files import write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
-from siamdedup.types import Catalog, Embeddings, OperatingPoint
+from siamdedup.types import Catalog, Embeddings
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_similarity
@@ -50,7 +51,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
                 remedy=f"python dedup.py checkpoint=... catalog=... out=...  (e.g. {name}={example})",
             )
     model = load_checkpoint(config.checkpoint)
-    threshold = applied_threshold(config, model)
+    radius = max(starting_point(config, model)[0], config.candidate_distance or 0.0)
     ledger = Ledger()
     catalog = _catalog(config, ledger)
     out = Path(config.out).expanduser().resolve()
@@ -74,14 +75,17 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
             remedy="picture paths start from the table's folder; name another with root=FOLDER",
         )
     index: Index = build(config.index)
-    found = _join(index, embeddings, float(to_similarity(threshold, model.distance)))
-    pairs = product_pairs(
+    found = _join(index, embeddings, float(to_similarity(radius, model.distance)))
+    decision = decide(config, model, catalog, embeddings, found, radius)
+    threshold = decision.threshold
+    every = product_pairs(
         catalog,
         embeddings.image_rows,
         found,
         distance=model.distance,
         max_families_per_image=config.max_families_per_image,
     )
+    pairs = every.take(every.distance <= threshold)
     groups = duplicate_groups(catalog, pairs)
     for row in hot_images(catalog, config.max_families_per_image):
         ledger.add(
@@ -93,6 +97,8 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs)
     write_groups_parquet(out / "groups.parquet", catalog, groups)
+    write_pairs_parquet(out / "candidates.parquet", catalog, every)
+    write_json(out / "run.json", run_facts(config, model, catalog, threshold, radius))
     ledger.write(out / "ledger.csv")
     with_duplicates = len(np.union1d(pairs.left, pairs.right))
     counts: dict[str, Any] = {
@@ -100,19 +106,16 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "families": catalog.n_families,
         "distinct pictures": catalog.n_images,
         "pictures embedded": len(embeddings.image_rows),
-        "picture pairs within the threshold": len(found.left),
+        "candidate picture pairs": len(found.left),
         "duplicate product pairs": len(pairs),
         "products with a duplicate": with_duplicates,
         "duplicate groups": groups.n_groups,
         "largest connected component": groups.largest_component,
         "chains prevented": groups.chains_prevented,
-        "threshold": f"{model.distance} distance <= {threshold:.4f}",
+        **decision.lines,
+        **{f"warning {k}": text.splitlines()[0] for k, text in enumerate(decision.warnings, 1)},
         "join": index.describe(),
     }
-    if model.operating_point is not None and config.max_distance is None:
-        counts["false picture pairs to expect"] = expected_false(
-            model.operating_point, len(embeddings.image_rows)
-        )
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
         counts |= {
@@ -137,49 +140,39 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
                 "duplicate groups",
             )
         },
-        rows=model.rows,
-        histogram=model.histogram,
+        rows=model.evidence.get("rows"),
+        histogram=model.evidence.get("histogram"),
         verdicts=verdicts(catalog, pairs) if truth else None,
         limit=config.page_pairs,
         subtitle=f"{config.catalog}: the same product listed under different families",
     )
     write_json(out / "summary.json", {**counts, "truth": truth})
-    if model.rows:
-        comparison_table(model.rows)
+    if model.evidence.get("rows"):
+        comparison_table(model.evidence["rows"])
     point_table(model.operating_point, "the threshold was given by hand")
     counts_table("Duplicates", {**counts, "JSON": str(out / "duplicates.json"), "page": str(page)}, ledger)
     return counts
 
 
-def applied_threshold(config: DictConfig, model: TrainedModel) -> float:
-    """The threshold given by hand, else the checkpoint's operating point.
-
-    Raises:
-        OperatingPointError: neither is there.
-    """
-    if config.max_distance is not None:
-        return float(config.max_distance)
-    if model.operating_point is None:
-        raise OperatingPointError(
-            "it has no operating point: its tuner abstained, or no validation ran",
-            where=str(config.checkpoint),
-            remedy="train with a goal that validation can meet (threshold=best_f1), or give a distance by hand "
-            "(dedup.py max_distance=0.2)",
-        )
-    return model.operating_point.threshold
-
-
-def expected_false(point: OperatingPoint, n_images: int) -> str:
-    """False match rate x all picture pairs of this catalogue: what the threshold costs at this size.
-
-    Validation has fewer pictures than a catalogue, and non-matching pairs grow with the square of their number:
-    the precision measured there does not carry over, the false match rate does.
-    """
-    pairs = n_images * (n_images - 1) / 2
-    low, high = point.ci.get("fmr", (point.fmr, point.fmr))
-    # No false match among n pairs still allows a rate of 3 / n at 95 % (the rule of three).
-    high = max(high, 3 / point.n_nonmatch)
-    return f"{point.fmr * pairs:,.0f}  ({low * pairs:,.0f} to {high * pairs:,.0f})"
+def run_facts(
+    config: DictConfig, model: TrainedModel, catalog: Catalog, threshold: float, radius: float
+) -> dict[str, Any]:
+    """What review.py must know of this run: the catalogue as it was read, the model, the threshold."""
+    return {
+        "catalog": "rendered"
+        if config.catalog == "rendered"
+        else str(Path(config.catalog).expanduser().resolve()),
+        "columns": plain(config.columns),
+        "root": config.root and str(Path(config.root).expanduser().resolve()),
+        "truth": config.truth and str(Path(config.truth).expanduser().resolve()),
+        "cache_dir": str(config.paths.cache_dir),
+        "catalog_hash": catalog_hash(catalog),
+        "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
+        "model_hash": model.model_hash,
+        "distance": model.distance,
+        "threshold": threshold,
+        "radius": radius,
+    }
 
 
 def _catalog(config: DictConfig, ledger: Ledger) -> Catalog:

@@ -25,6 +25,7 @@ from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
+from siamdedup.types import FloatArray, IntArray
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.evaluate import (
@@ -35,6 +36,7 @@ from siamdedup.verification.evaluate import (
     try_tune,
 )
 from siamdedup.verification.pairs import score_embeddings
+from siamdedup.verification.prior import measure_false_matches
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,9 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         trainer.test(module, datamodule=datamodule, verbose=False)
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]
-        model = write_model(out / "model.ckpt", network, verification, datamodule, rows)
+        evidence = {"rows": rows, "histogram": histogram(verification)}
+        evidence |= measure_evidence(config, datamodule, network)
+        model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
     finally:
         _finish(loggers, status)
@@ -168,20 +172,36 @@ def baseline_rows(
     frozen = EmbeddingNetwork(
         network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
     )
-    device = _device(config)
     scored = []
     for part, loader in (
         (data.val, datamodule.val_dataloader()),
         (data.test, datamodule.test_dataloader()),
     ):
-        vectors, image_rows = embed_loader(
-            frozen, loader, device, bf16="bf16" in str(config.trainer.precision)
-        )
-        scored.append(score_embeddings(vectors.astype(np.float32), image_rows, evaluation_truth(part)))
+        scored.append(score_embeddings(*embed(config, frozen, loader), evaluation_truth(part)))
     point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()
     return rows
+
+
+def measure_evidence(
+    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork
+) -> dict[str, Any]:
+    """What dedup needs of validation to judge another catalogue: the false match rate over the threshold."""
+    part = datamodule.data.val
+    vectors, rows = embed(config, network, datamodule.val_dataloader())
+    truth = evaluation_truth(part)
+    pairs = score_embeddings(vectors, rows, truth)
+    groups, gallery = truth.component[rows], truth.gallery[rows]
+    curve = measure_false_matches(pairs, distance=config.distance.name, groups=groups, gallery=gallery)
+    return {"false_matches": curve.to_dict()}
+
+
+def embed(config: DictConfig, network: EmbeddingNetwork, loader: Any) -> tuple[FloatArray, IntArray]:
+    """float32 vectors and image rows of a loader, in the precision of the run."""
+    bf16 = "bf16" in str(config.trainer.precision)
+    vectors, rows = embed_loader(network, loader, _device(config), bf16=bf16)
+    return vectors.astype(np.float32), rows
 
 
 def _restore(path: str, network: EmbeddingNetwork, verification: VerificationCallback) -> None:
@@ -196,7 +216,7 @@ def write_model(
     network: EmbeddingNetwork,
     verification: VerificationCallback,
     datamodule: CatalogDataModule,
-    rows: dict[str, dict[str, float]],
+    evidence: dict[str, Any],
 ) -> Path:
     """The checkpoint for inference: weights, transform, distance, operating point and test figures, no optimiser."""
     ours = section(
@@ -205,8 +225,7 @@ def write_model(
         verification.distance,
         verification.point,
         datamodule.data.data_hash,
-        rows=rows,
-        histogram=histogram(verification),
+        evidence,
     )
     weights = {f"network.{k}": v.detach().cpu().clone() for k, v in network.state_dict().items()}
     with atomic_write(path) as file:

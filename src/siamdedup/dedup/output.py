@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from siamdedup.dedup.groups import id_rank, representatives
@@ -130,6 +131,40 @@ def write_pairs_parquet(path: str | Path, catalog: Catalog, pairs: ProductPairs)
         ]
 
     _write_parquet(path, PAIRS_SCHEMA, len(pairs), columns)
+
+
+def read_pairs_parquet(path: str | Path, catalog: Catalog) -> ProductPairs:
+    """The pairs that ``write_pairs_parquet`` wrote, as rows of this catalogue.
+
+    Raises:
+        SiamdedupError: not such a file, or it names a product or picture that the catalogue lacks.
+    """
+    try:
+        table = pq.read_table(path, schema=PAIRS_SCHEMA)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SiamdedupError(
+            f"cannot be read: {str(error).splitlines()[0][:160]}",
+            where=str(path),
+            remedy="run dedup.py again",
+        ) from error
+    columns = {}
+    for name, known in (
+        ("left_id", catalog.product_ids), ("right_id", catalog.product_ids),
+        ("left_image", catalog.image_paths), ("right_image", catalog.image_paths),
+    ):  # fmt: skip
+        found = pc.index_in(table[name], value_set=known)
+        if found.null_count:
+            first = table[name].filter(pc.is_null(found))[0].as_py()
+            raise SiamdedupError(
+                f"{found.null_count:,} values of {name} are not in the catalogue, the first {first!r}",
+                where=str(path),
+                remedy="the catalogue has changed since: run dedup.py again",
+            )
+        columns[name] = found.to_numpy().astype(np.int64)
+    return ProductPairs(
+        columns["left_id"], columns["right_id"], table["distance"].to_numpy(), columns["left_image"],
+        columns["right_image"], np.array(table["stage"].to_pylist(), dtype=np.str_),
+    )  # fmt: skip
 
 
 def write_groups_parquet(path: str | Path, catalog: Catalog, groups: DuplicateGroups) -> None:

@@ -21,7 +21,9 @@ _PREFIX = "network."
 class TrainedModel:
     """A network ready for inference, its input transform, its distance and, if tuned, its operating point.
 
-    ``rows`` (method -> figure -> value) and ``histogram`` are what it was tested at, for the report; may be empty.
+    ``evidence`` holds plain values of what it was measured at, each of which may be missing: ``rows`` (method ->
+    figure -> value) and ``histogram`` of the test, for the report; ``false_matches``
+    (``verification.prior.FalseMatchCurve``) and ``drift`` (``verification.drift.DriftReference``) of validation.
     """
 
     network: EmbeddingNetwork
@@ -30,8 +32,7 @@ class TrainedModel:
     operating_point: OperatingPoint | None
     model_hash: str
     data_hash: str
-    rows: dict[str, dict[str, float]]
-    histogram: dict[str, list[float]]
+    evidence: dict[str, Any]
 
 
 def section(
@@ -40,9 +41,7 @@ def section(
     distance: str,
     operating_point: OperatingPoint | None,
     data_hash: str,
-    *,
-    rows: dict[str, dict[str, float]] | None = None,
-    histogram: dict[str, list[float]] | None = None,
+    evidence: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Plain values only: ``torch.load(weights_only=True)`` must read them."""
     return {
@@ -51,8 +50,7 @@ def section(
         "distance": distance,
         "operating_point": operating_point.to_dict() if operating_point else None,
         "data_hash": data_hash,
-        "rows": rows or {},
-        "histogram": histogram or {},
+        "evidence": evidence or {},
     }
 
 
@@ -109,6 +107,6 @@ def load_checkpoint(path: str | Path) -> TrainedModel:
         operating_point=OperatingPoint.from_dict(point) if point else None,
         model_hash=model_hash(network),
         data_hash=ours["data_hash"],
-        rows=ours["rows"],
-        histogram=ours["histogram"],
+        # Checkpoints of version 0.1 had rows and histogram beside the rest.
+        evidence=ours.get("evidence") or {name: ours.get(name, {}) for name in ("rows", "histogram")},
     )

@@ -52,3 +52,25 @@ class GeMPool(nn.Module):
         # A power of small values underflows in half precision.
         maps = maps.float().clamp(min=self.eps)
         return maps.pow(self.p).mean((2, 3)).pow(1.0 / self.p)
+
+
+class Whiten(nn.Module):
+    """``matrix`` (x - ``mean``): unit vectors (N, n_in) -> float32 (N, dim), to be normalised again.
+
+    Buffers, not parameters: they are fitted (``embedding.whitening``), not trained. Until they are, x passes as
+    it is (its first ``dim`` values).
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, n_in: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("mean", torch.zeros(n_in))
+        self.register_buffer("matrix", torch.eye(dim, n_in))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        # Directions of little variance are blown up, and half precision's error with them.
+        with torch.autocast(vectors.device.type, enabled=False):
+            return (vectors.float() - self.mean) @ self.matrix.T

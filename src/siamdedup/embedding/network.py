@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from siamdedup.embedding.backbone import BackboneSpec, create_backbone, rebuild_backbone
-from siamdedup.embedding.heads import GeMPool, IdentityHead, LinearHead
+from siamdedup.embedding.heads import GeMPool, IdentityHead, LinearHead, Whiten
 from siamdedup.errors import CheckpointError, ConfigError
 
 _HEADS = {"linear": LinearHead, "identity": IdentityHead}
 
 
 class EmbeddingNetwork(nn.Module):
-    """Backbone, pooling, head, L2.
+    """Backbone, pooling, head, L2; where ``whiten`` names a number of dimensions, whitening to it and L2 again.
 
     ``forward`` takes uint8 (N, 3, H, W) and gives float32 (N, dim) of norm 1. Scaling to [0, 1], mean and std
     happen here, on the device: the loader's workers and the transfer carry bytes.
@@ -28,7 +28,13 @@ class EmbeddingNetwork(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, spec: BackboneSpec, *, head: dict[str, Any], pool: str = "backbone"
+        self,
+        backbone: nn.Module,
+        spec: BackboneSpec,
+        *,
+        head: dict[str, Any],
+        pool: str = "backbone",
+        whiten: int | None = None,
     ) -> None:
         super().__init__()
         kind = head.get("kind", "linear")
@@ -44,19 +50,21 @@ class EmbeddingNetwork(nn.Module):
         pooled = getattr(backbone, "head_hidden_size", None) if self.pool is None else None
         n_features: Any = pooled or backbone.num_features
         self.head = _HEADS[kind](int(n_features), **options)
+        self.whiten = Whiten(self.head.dim, whiten) if whiten is not None else None
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
 
     @property
     def dim(self) -> int:
-        return self.head.dim
+        return self.head.dim if self.whiten is None else self.whiten.dim
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
         features = self.backbone(x) if self.pool is None else self.pool(self._maps(x))
         # Distances near zero decide; half precision ends before the norm.
-        return normalize(self.head(features).float(), dim=1)
+        vectors = normalize(self.head(features).float(), dim=1)
+        return vectors if self.whiten is None else normalize(self.whiten(vectors), dim=1)
 
     def _maps(self, x: Tensor) -> Tensor:
         """Feature maps (N, C, H, W) before timm's own pooling."""
@@ -67,7 +75,12 @@ class EmbeddingNetwork(nn.Module):
         """Plain values from which ``rebuild`` makes the same network."""
         backbone = asdict(self.spec)
         backbone["mean"], backbone["std"] = list(self.spec.mean), list(self.spec.std)
-        return {"backbone": backbone, "head": dict(self.head_config), "pool": self.pool_name}
+        return {
+            "backbone": backbone,
+            "head": dict(self.head_config),
+            "pool": self.pool_name,
+            "whiten": None if self.whiten is None else self.whiten.dim,
+        }
 
 
 def build_network(backbone: dict[str, Any], head: dict[str, Any], pool: str = "backbone") -> EmbeddingNetwork:
@@ -86,7 +99,11 @@ def rebuild(description: dict[str, Any]) -> EmbeddingNetwork:
         plain = dict(description["backbone"])
         spec = BackboneSpec(plain["name"], tuple(plain["mean"]), tuple(plain["std"]), dict(plain["kwargs"]))
         return EmbeddingNetwork(
-            rebuild_backbone(spec), spec, head=dict(description["head"]), pool=description["pool"]
+            rebuild_backbone(spec),
+            spec,
+            head=dict(description["head"]),
+            pool=description["pool"],
+            whiten=description.get("whiten"),  # older descriptions know of none
         )
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.types import OperatingPoint
+from siamdedup.types import Certificate, OperatingPoint
+from siamdedup.verification.review import ReviewOutcome
 
 FIGURES = {
     "micro_ap": "µAP",
@@ -59,8 +60,41 @@ def comparison_table(
     )
 
 
+def review_table(outcome: ReviewOutcome, title: str) -> None:
+    """One line per file that was considered: what the verdicts say of it and whether that proves the promise."""
+    table = Table(title=title, title_justify="left")
+    for name in ("distance <=", "merges", "judged", "wrong", "variants", "p", "level", ""):
+        table.add_column(name, justify="right")
+    for file in outcome.files:
+        table.add_row(
+            f"{file.threshold:.4f}", f"{file.n_pairs:,}", f"{file.n_reviewed:,}", f"{file.n_wrong:,}",
+            f"{file.n_variant:,}", f"{file.p:.2g}", f"{file.level:.2g}", "[green]proven[/green]" if file.proven else "",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def certificate_line(certificate: Certificate) -> str:
+    return (
+        f"with confidence {certificate.confidence:g}, at least {certificate.precision:g} of these "
+        f"{certificate.n_pairs:,} merges are right ({certificate.n_reviewed:,} judged, {certificate.n_wrong:,} wrong; "
+        f"lower bound {certificate.lower_bound:.4f})"
+    )
+
+
+def certificate_table(certificate: Certificate, counts: Mapping[str, object]) -> None:
+    Console().print(f"[bold green]Proven: {certificate_line(certificate)}[/bold green]")
+    counts_table("The certified file", counts)
+
+
 def point_lines(point: OperatingPoint) -> dict[str, str]:
     """The operating point in words, with its intervals where there are any."""
+
+    if point.certificate is not None:
+        return {
+            "threshold": f"{point.distance} distance <= {point.threshold:.4f}",
+            "chosen for": point.goal,
+            "proven": certificate_line(point.certificate),
+        }
 
     def rate(name: str) -> str:
         low, high = point.ci.get(name, (float("nan"),) * 2)

@@ -117,8 +117,8 @@ def _pair(
     left, right = int(pairs.left[k]), int(pairs.right[k])
     verdict = str(verdicts[k]) if verdicts is not None else ""
     return {
-        "left": _thumbnail(catalog, int(pairs.left_image[k]), thumbnails),
-        "right": _thumbnail(catalog, int(pairs.right_image[k]), thumbnails),
+        "left": thumbnail(catalog, int(pairs.left_image[k]), thumbnails),
+        "right": thumbnail(catalog, int(pairs.right_image[k]), thumbnails),
         "left_id": catalog.product_ids[left].as_py(),
         "right_id": catalog.product_ids[right].as_py(),
         "left_family": catalog.families[left].as_py(),
@@ -131,12 +131,20 @@ def _pair(
     }
 
 
-def _thumbnail(catalog: Catalog, row: int, made: dict[int, str]) -> str:
-    """A data URI, so that the page works from disk and can be sent around."""
+def thumbnail(
+    catalog: Catalog, row: int, made: dict[int, str], *, side: int = _THUMBNAIL, quality: int = 78
+) -> str:
+    """Picture ``row`` as a data URI, so that the page works from disk and can be sent around.
+
+    Args:
+        made: pictures made so far, by row; each is decoded once, and "" stands for one that cannot be read.
+        side: pixels of the square it is fitted into.
+        quality: of the JPEG, 1..100.
+    """
     if row not in made:
         try:
-            pixels = fit(decode(read_bytes(catalog.image_path(row)), max_side=2 * _THUMBNAIL), _THUMBNAIL)
-            jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=78)
+            pixels = fit(decode(read_bytes(catalog.image_path(row)), max_side=2 * side), side)
+            jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality)
             made[row] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         except ImageError:
             made[row] = ""

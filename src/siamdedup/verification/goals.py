@@ -230,9 +230,9 @@ def _shown_precision(
     alpha, risk = 1 - goal.confidence, 1 - goal.precision
     fewest = int(np.ceil(np.log(start_levels(_THRESHOLDS, alpha)[0]) / np.log(goal.precision)))
     sizes = np.geomspace(fewest, max(fewest, 2 * points.n_match), _THRESHOLDS)
-    tried = (
-        np.unique(np.minimum(np.searchsorted(accepted, sizes), len(accepted) - 1)) if len(accepted) else []
-    )
+    tried: IntArray = np.empty(0, np.int64)
+    if len(accepted):
+        tried = np.unique(np.minimum(np.searchsorted(accepted, sizes), len(accepted) - 1))
     owner = _asking_family(pairs, np.asarray(groups), gallery)
     losses = []
     for index in tried:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,33 @@ class ImageTruth:
         matching: int64 (n, 2), rows of pictures known to show the same product, left < right, each pair once.
         gallery: bool (n_images,), pictures that answer queries but ask none (those of the training split): a pair
             of two of them is left out, neither matching nor non-matching. Default: none.
+        unsure: int64 (k, 2), unordered pairs of pictures that may be the same product although nobody listed them
+            (:meth:`without`): neither matching nor non-matching, except that what is in ``matching`` matches.
     """
 
     component: IntArray
     matching: IntArray
     gallery: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    unsure: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.gallery):
             object.__setattr__(self, "gallery", np.zeros(len(self.component), bool))
+        if self.unsure.ndim != 2 or self.unsure.shape[1] != 2:
+            raise ValueError(f"unsure must be (k, 2), not {self.unsure.shape}")
+        if len(self.unsure) and (self.unsure.min() < 0 or self.unsure.max() >= len(self.component)):
+            raise ValueError(f"unsure names pictures outside 0..{len(self.component) - 1}")
+
+    def without(self, pairs: IntArray) -> ImageTruth:
+        """The same truth in which these pairs of image rows, int64 (k, 2) in any order, are unsure as well.
+
+        For suspected duplicates (``suspects.suspected_duplicates``) and those that a reviewer confirmed: an
+        unlisted duplicate among the non-matching pairs makes every error rate wrong, at the top of the ranking.
+        ValueError where a row is none of this catalogue.
+        """
+        added = np.asarray(pairs, np.int64).reshape(-1, 2)
+        unsure = np.unique(np.sort(np.concatenate([self.unsure, added]), 1), axis=0)
+        return replace(self, unsure=unsure)
 
     def positions(self, image_rows: IntArray) -> tuple[IntArray, int]:
         """Matching pairs as positions in ``image_rows``: int64 (n, 2), left < right, sorted.
@@ -42,6 +60,24 @@ class ImageTruth:
         The second value is how many were skipped because a picture is not there (unreadable). ValueError
         where ``image_rows`` names a picture twice or one that is none of this catalogue.
         """
+        found = self._position(image_rows)[self.matching]
+        readable = (found >= 0).all(1)
+        return np.unique(np.sort(found[readable], 1), axis=0), int((~readable).sum())
+
+    def unsure_positions(self, image_rows: IntArray) -> IntArray:
+        """Pairs that are left out only because they are unsure, as positions: int64 (k, 2), left < right, sorted.
+
+        They would be non-matching else: pairs inside a true family, between two pictures of the gallery, with a
+        picture that is not there, or that match, are not among them. Errors as :meth:`positions`.
+        """
+        n = len(self.component)
+        rows = self.unsure[~np.isin(_code(self.unsure, n), _code(self.matching, n))]
+        rows = rows[(self.component[rows[:, 0]] != self.component[rows[:, 1]]) & ~self.gallery[rows].all(1)]
+        found = self._position(image_rows)[rows]
+        return np.unique(np.sort(found[(found >= 0).all(1)], 1), axis=0)
+
+    def _position(self, image_rows: IntArray) -> IntArray:
+        """int64 (n_images,): where each picture stands in ``image_rows``, -1 where it does not."""
         rows = np.asarray(image_rows, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self.component)):
             raise ValueError(f"image_rows must lie in 0..{len(self.component) - 1}")
@@ -49,9 +85,12 @@ class ImageTruth:
             raise ValueError("image_rows names a picture twice")
         position = np.full(len(self.component), -1, np.int64)
         position[rows] = np.arange(len(rows))
-        found = position[self.matching]
-        readable = (found >= 0).all(1)
-        return np.unique(np.sort(found[readable], 1), axis=0), int((~readable).sum())
+        return position
+
+
+def _code(pairs: IntArray, n: int) -> IntArray:
+    """int64 (k,): one number for each unordered pair (k, 2) of items 0..n-1, ordered as (smaller, larger)."""
+    return np.asarray(pairs.min(1) * n + pairs.max(1), np.int64)
 
 
 def image_truth(
@@ -113,8 +152,9 @@ def score_embeddings(
 ) -> ScoredPairs:
     """Cosine similarity of all matching pairs and of the most similar non-matching pairs.
 
-    Exact: every pair of different true families is looked at, block by block of ``tile``² pairs. Time grows
-    with n², memory with ``max_nonmatch`` and ``tile``².
+    Exact: every pair of different true families is looked at, block by block of ``tile``² pairs, and is
+    non-matching unless the truth is unsure of it or both are of the gallery. Time grows with n², memory with
+    ``max_nonmatch`` and ``tile``².
 
     Args:
         vectors: float (n, d), unit length (a memory map will do). Rounding to float16 undoes unit length, and
@@ -183,7 +223,9 @@ def _score(
     n_nonmatch = _pairs_across(component)
     gallery = truth.gallery[image_rows]
     n_nonmatch -= _pairs_across(component[gallery])
-    value, code = _top_nonmatching(rows, n, component, gallery, max_nonmatch, tile)
+    unsure = _code(truth.unsure_positions(image_rows), n)
+    n_nonmatch -= len(unsure)
+    value, code = _top_nonmatching(rows, n, component, gallery, unsure, max_nonmatch, tile)
     order = np.argsort(code)
     other_left, other_right = np.divmod(code[order], max(n, 1))
     similarity = to_similarity(np.concatenate([*dots, value[order]])).astype(np.float32)
@@ -199,16 +241,18 @@ def _pairs_across(component: IntArray) -> int:
 
 
 def _top_nonmatching(
-    rows: _Rows, n: int, component: IntArray, gallery: BoolArray, keep: int, tile: int
+    rows: _Rows, n: int, component: IntArray, gallery: BoolArray, unsure: IntArray, keep: int, tile: int
 ) -> tuple[FloatArray, IntArray]:
     """The ``keep`` largest dot products between different components, and ``left * n + right`` of each.
 
-    Which of several pairs tied at the smallest value are held is left open.
+    Pairs of two items of the gallery are left out, and those whose code is in ``unsure`` (sorted). Which of
+    several pairs tied at the smallest value are held is left open.
     """
     values, codes, held = [np.empty(0, np.float32)], [np.empty(0, np.int64)], 0
     cut = np.float32(-np.inf)
     for top in range(0, n, tile):
         a = rows(slice(top, top + tile))
+        left_out = unsure[slice(*np.searchsorted(unsure, (top * n, (top + tile) * n)))]
         for side in range(top, n, tile):
             b = a if side == top else rows(slice(side, side + tile))
             dot = (a @ b.T).ravel()
@@ -218,8 +262,12 @@ def _top_nonmatching(
             left, right = left + top, right + side
             fits = (left < right) & (component[left] != component[right])
             fits &= ~(gallery[left] & gallery[right])
-            values.append(dot[hit[fits]])
-            codes.append(left[fits] * n + right[fits])
+            hit, pair = hit[fits], left[fits] * n + right[fits]
+            if len(left_out):
+                sure = left_out[np.searchsorted(left_out[:-1], pair)] != pair
+                hit, pair = hit[sure], pair[sure]
+            values.append(dot[hit])
+            codes.append(pair)
             held += len(values[-1])
             if held > 2 * keep or (held > keep and top + tile >= n):  # now and then, and at the end
                 value, code = np.concatenate(values), np.concatenate(codes)

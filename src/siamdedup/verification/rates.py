@@ -141,6 +141,8 @@ def micro_ap(pairs: ScoredPairs) -> float:
 def recall_at_precision(pairs: ScoredPairs, precision: float) -> float:
     """Largest recall of any threshold whose precision is at least this; 0.0 where there is none."""
     points = curve(pairs)
+    if 0 < precision <= 1 and (points.precision[points.tp == points.n_match] >= precision).any():
+        return 1.0  # whatever lies below the floor
     index = pick_precision(pairs, points, precision)
     return 0.0 if index is None else float(points.tp[index] / points.n_match)
 

@@ -1,0 +1,149 @@
+"""Which threshold ``dedup.py`` applies, and what it says of the catalogue before anybody trusts it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from siamdedup.catalog.families import image_families
+from siamdedup.catalog.table import catalog_hash
+from siamdedup.dedup.join import ImagePairs
+from siamdedup.embedding.checkpoint import TrainedModel
+from siamdedup.errors import ConfigError, OperatingPointError
+from siamdedup.types import Catalog, Embeddings, OperatingPoint
+from siamdedup.verification.distances import to_distance
+from siamdedup.verification.prior import (
+    Candidates,
+    FalseMatchCurve,
+    candidates,
+    expected_false,
+    expected_precision,
+    threshold_for_candidates,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Attributes:
+    threshold: distance up to which a pair is a merge.
+    source: where it comes from, in words.
+    lines: what is to be expected of it on this catalogue, for the closing table.
+    warnings: what a person must know before trusting it.
+    """
+
+    threshold: float
+    source: str
+    lines: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def starting_point(config: DictConfig, model: TrainedModel) -> tuple[float, OperatingPoint | None]:
+    """The threshold given by hand, else that of an operating point: of a file, or the checkpoint's.
+
+    Raises:
+        OperatingPointError: there is none, or it belongs to other weights.
+    """
+    if config.max_distance is not None:
+        return float(config.max_distance), None
+    if config.operating_point is not None:
+        point = read_point(Path(config.operating_point).expanduser())
+        if point.distance != model.distance or point.model_hash not in ("", model.model_hash):
+            raise OperatingPointError(
+                "it was measured on other weights than the checkpoint's", where=str(config.operating_point),
+                remedy="give the checkpoint it was measured with",
+            )  # fmt: skip
+        return point.threshold, point
+    if model.operating_point is None:
+        raise OperatingPointError(
+            "it has no operating point: its tuner abstained, or no validation ran",
+            where=str(config.checkpoint),
+            remedy="train with a goal that validation can meet (threshold=best_f1), or give a distance by hand "
+            "(dedup.py max_distance=0.2)",
+        )
+    return model.operating_point.threshold, model.operating_point
+
+
+def read_point(path: Path) -> OperatingPoint:
+    """An ``operating_point.json``. Raises OperatingPointError where it is none."""
+    try:
+        return OperatingPoint.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OperatingPointError(
+            f"is not an operating point: {error}", where=str(path), remedy="train.py and review.py write them"
+        ) from error
+
+
+def decide(
+    config: DictConfig,
+    model: TrainedModel,
+    catalog: Catalog,
+    embeddings: Embeddings,
+    found: ImagePairs,
+    radius: float,
+) -> Decision:
+    """Take the starting point to this catalogue: its own prior, its own candidates.
+
+    With ``prior=catalog`` a threshold that was tuned for a precision is chosen anew, so that this precision is
+    expected among the candidates that the join returned (``found``, all pairs within ``radius``); where that
+    cannot be had, the threshold stays and a warning says so.
+    """
+    threshold, point = starting_point(config, model)
+    if config.prior not in ("catalog", "validation"):
+        raise ConfigError(f"unknown prior {config.prior!r}", remedy="prior=catalog or prior=validation")
+    here = _candidates(catalog, embeddings, found, model.distance)
+    if point is None:
+        source = "given by hand"
+    elif point.certificate is not None:
+        source = "proven by review"
+    else:
+        source = "tuned on validation"
+    warnings = []
+    kept = model.evidence.get("false_matches")
+    curve = FalseMatchCurve.from_dict(kept) if kept else None
+    goal = point.precision_goal if point is not None and point.certificate is None else None
+    if goal is not None and curve is not None and config.prior == "catalog":
+        try:
+            threshold = threshold_for_candidates(curve, here, goal, radius)
+            source = f"chosen for precision >= {goal:g} among this catalogue's own candidates"
+        except OperatingPointError as error:
+            warnings.append(str(error))
+    lines = {"threshold": f"{model.distance} distance <= {threshold:.4f} ({source})"}
+    if curve is not None:
+        lines["picture precision to expect here"] = _with_interval(
+            *(float(expected_precision(curve, here, np.array(threshold), w)) for w in ("fmr", "high", "low"))
+        )
+    if point is not None and point.certificate is not None:
+        warnings += _certificate_warnings(point, catalog)
+    elif point is not None:
+        lines["false picture pairs to expect"] = expected_false(point, curve, threshold, here.n_pairs)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return Decision(threshold, source, lines, tuple(warnings))
+
+
+def _candidates(catalog: Catalog, embeddings: Embeddings, found: ImagePairs, distance: str) -> Candidates:
+    """Distances of the candidate pairs of pictures of different families, and how many such pairs there are."""
+    family = image_families(catalog)[embeddings.image_rows]
+    cross = family[found.left] != family[found.right]
+    return candidates(to_distance(found.similarity[cross], distance), family)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if value != value:
+        return "unknown"
+    return f"{value:.3f}" if low != low or high != high else f"{value:.3f}  ({low:.3f} to {high:.3f})"
+
+
+def _certificate_warnings(point: OperatingPoint, catalog: Catalog) -> list[str]:
+    if point.certificate is None or point.certificate.catalog_hash == catalog_hash(catalog):
+        return []
+    return [
+        "the promise of this operating point was proven for another catalogue; it is not proven for this one"
+    ]
