@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from siamdedup.catalog.families import image_families
+from siamdedup.catalog.families import image_families, tie_families
 from siamdedup.catalog.relist import plant
 from siamdedup.cli.training import build_datamodule
 from siamdedup.dedup.fusing import FusionData, fusion_data
@@ -46,6 +46,7 @@ from siamdedup.verification.calibration import calibration
 from siamdedup.verification.fusion import BEST, FusionModel
 from siamdedup.verification.fusion_fit import fit_fusion
 from siamdedup.verification.normalise import background_similarity
+from siamdedup.verification.pairs import image_truth
 
 CHAMFER, COUNT, BIAS = ["mean_best_similarity"], ["pictures"], ["bias_mean", "bias_max"]
 FAIR, NEIGHBOURS = ["fair_bias_mean", "fair_bias_max"], 10
@@ -101,8 +102,11 @@ class Gatherer:
         self.background_family = family_names(data.catalog)[found.image_rows[trained]]
 
     def __call__(self, held_out: HeldOut) -> Truth:
-        found = extract(self.model, held_out.catalog, self.cache, workers=1, progress=False)
-        family = family_names(held_out.catalog)
+        catalog = held_out.catalog
+        found = extract(self.model, catalog, self.cache, workers=1, progress=False)
+        placeholder = tie_families(catalog).placeholder
+        truth = image_truth(catalog, placeholder=placeholder, gallery=held_out.gallery)
+        family = family_names(catalog)
         bias = background_similarity(
             found.vectors,
             self.background,
@@ -110,15 +114,13 @@ class Gatherer:
             rows=family[found.image_rows],
             background_rows=self.background_family,
         )
-        data = fusion_data(
-            held_out, found, self.minimum, fingerprints=fingerprint(held_out.catalog), bias=bias
-        )
+        data = fusion_data(catalog, truth, found, self.minimum, fingerprints=fingerprint(catalog), bias=bias)
         fair = self.fair_bias(data.pairs, found, family)
         values = np.hstack([data.evidence.values, fair])
         data = replace(
             data, evidence=replace(data.evidence, names=(*data.evidence.names, *FAIR), values=values)
         )
-        everything = fusion_data(held_out, found, -1.0)
+        everything = fusion_data(catalog, truth, found, -1.0)
         match = everything.is_match
         return Truth(data, (float(match.sum()), float(everything.weight[match].sum())))
 

@@ -46,7 +46,7 @@ from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, ProductPairs
 from siamdedup.utils.hydra import config_dir
 from siamdedup.verification.distances import to_distance, to_similarity
-from siamdedup.verification.evaluate import evaluation_truth
+from siamdedup.verification.evaluate import prepare_evaluation
 from siamdedup.verification.goals import MinPrecision
 from siamdedup.verification.pairs import score_embeddings
 from siamdedup.verification.prior import (
@@ -153,11 +153,9 @@ def main() -> None:
     datamodule = build_datamodule(config)
     part = datamodule.data.val
     vectors, rows = embed(config, model.network, datamodule.val_dataloader())
-    truth = evaluation_truth(part)
+    truth = prepare_evaluation(part).truth
     validation = score_embeddings(vectors, rows, truth)
-    curve = measure_false_matches(
-        validation, distance=model.distance, groups=truth.component[rows], gallery=truth.gallery[rows]
-    )
+    curve = measure_false_matches(validation, distance=model.distance, **truth.of_items(rows))
     tuned = {
         precision: tune_threshold(validation, MinPrecision(precision), distance=model.distance).threshold
         for precision in options.targets

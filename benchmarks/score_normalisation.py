@@ -35,7 +35,7 @@ from siamdedup.types import HeldOut, IntArray, ScoredPairs
 from siamdedup.utils.hydra import config_dir, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import snap
-from siamdedup.verification.evaluate import evaluation_truth, ranking_metrics
+from siamdedup.verification.evaluate import prepare_evaluation, ranking_metrics
 from siamdedup.verification.normalise import background_similarity, normalise_pairs, tune_weight
 from siamdedup.verification.pairs import ImageTruth, score_embeddings
 from siamdedup.verification.rates import micro_ap
@@ -102,7 +102,7 @@ def embed(
     ):
         vectors, rows = embed_loader(network, loader, "cpu", bf16=bf16)
         held_family = training_family(datamodule, held_out, rows)
-        parts.append(Part(vectors, rows, held_family, evaluation_truth(held_out)))
+        parts.append(Part(vectors, rows, held_family, prepare_evaluation(held_out).truth))
     return training, family, *parts
 
 

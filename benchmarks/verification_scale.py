@@ -3,8 +3,8 @@
     python benchmarks/verification_scale.py [pairs ...]     (default: 1e6 1e7 1e8 non-matching pairs)
 
 Every row is a fresh process. Seconds are wall time after the kernels are compiled; memory is the peak resident
-set beyond that of a process that has imported and compiled everything (vectors included); the exponent is that
-of the seconds between a size and the one before, 1.0 where time is linear in pairs.
+set beyond that of a process that has imported and compiled everything (drawing the vectors counts); the exponent
+is that of the seconds between a size and the one before, 1.0 where time is linear in pairs.
 
 The pictures are unit vectors (n, 128) in families of 4, families in 100 categories: category + family + 0.5 x
 picture, each isotropic normal, and the second picture of a family is the first plus noise of 0.2 to 1.5 times a

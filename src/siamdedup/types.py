@@ -81,10 +81,15 @@ class HeldOut:
         gallery: bool (n_images,), the pictures of the training split. A network draws unseen products towards
             those it was trained on, so a false match rate measured among held-out products alone is too low
             for the catalogue, which holds both.
+        left_out: int64 (k, 2), unordered pairs of image rows that a person judged to be the same product or its
+            variant, or could not tell: no evidence of a false match.
+        confirmed: int64 (k, 2), pairs that a person judged to be different, however alike.
     """
 
     catalog: Catalog
     gallery: BoolArray
+    left_out: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    confirmed: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @property
     def n_queries(self) -> int:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from siamdedup.errors import OperatingPointError
 from siamdedup.types import OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import DISTANCES, to_distance
-from siamdedup.verification.rates import best_f1, rates_at
 from siamdedup.verification.goals import BestF1, MaxFMR, MinPrecision
+from siamdedup.verification.rates import best_f1, rates_at
 from siamdedup.verification.threshold import apply, tune_threshold
 
 RATES = ("fmr", "fnmr", "precision", "recall", "f1")

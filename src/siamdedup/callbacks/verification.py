@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -16,9 +17,10 @@ from siamdedup.embedding.dataset import Loaded
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import model_hash
 from siamdedup.errors import SiamdedupError
-from siamdedup.types import Catalog, Embeddings, HeldOut, OperatingPoint, ScoredPairs
+from siamdedup.types import Catalog, Embeddings, OperatingPoint, ScoredPairs
+from siamdedup.verification.bootstrap import ranking_intervals
 from siamdedup.verification.distances import to_similarity
-from siamdedup.verification.evaluate import evaluation_truth, frozen_rates, ranking_metrics, try_tune
+from siamdedup.verification.evaluate import frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.goals import Goal
 from siamdedup.verification.pairs import ImageTruth, score_embeddings
 from siamdedup.verification.retrieval import retrieval_at_r
@@ -30,18 +32,27 @@ class VerificationCallback(L.Callback):
     Attributes:
         point: the operating point of the last validation, None until there is one (or the goal was not met).
         why_none: what the tuner said when it abstained.
+        truths: of "val" and "test".
         figures: the last figures of "val" and "test".
         pairs: the last scored pairs of "val" and "test".
     """
 
-    def __init__(self, goal: Goal, distance: str, index: Index, *, bootstrap: int = 200) -> None:
+    def __init__(
+        self,
+        goal: Goal,
+        distance: str,
+        index: Index,
+        truths: Mapping[str, ImageTruth],
+        *,
+        bootstrap: int = 200,
+    ) -> None:
         self.goal, self.distance, self.index, self.bootstrap = goal, distance, index, bootstrap
+        self.truths = truths
         self.point: OperatingPoint | None = None
         self.why_none = "no validation has run"
         self.figures: dict[str, dict[str, float]] = {}
         self.pairs: dict[str, ScoredPairs] = {}
         self._parts: list[tuple[Tensor, Tensor]] = []
-        self._truth: dict[str, ImageTruth] = {}
 
     # --- collecting -----------------------------------------------------------------------------------------
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,13 +90,12 @@ class VerificationCallback(L.Callback):
             return
         data = _datamodule(trainer).data
         embeddings = self._collected(data.val.catalog, model_hash(_module(pl_module).network))
-        pairs, truth = self._score("val", data.val, embeddings)
+        pairs, truth = self._score("val", embeddings)
         self.point, self.why_none = try_tune(
             pairs,
             self.goal,
             distance=self.distance,
-            groups=truth.component[embeddings.image_rows],
-            gallery=truth.gallery[embeddings.image_rows],
+            **truth.of_items(embeddings.image_rows),
             bootstrap=self.bootstrap,
             data_hash=data.data_hash,
             model_hash=embeddings.model_hash,
@@ -98,15 +108,19 @@ class VerificationCallback(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = _datamodule(trainer).data
         embeddings = self._collected(data.test.catalog, self.point.model_hash if self.point else "")
-        pairs, truth = self._score("test", data.test, embeddings)
+        pairs, truth = self._score("test", embeddings)
         figures = {**ranking_metrics(pairs), **frozen_rates(pairs, self.point)}
+        if self.bootstrap:
+            facts = truth.of_items(embeddings.image_rows)
+            for name, (low, high) in ranking_intervals(pairs, **facts, replicates=self.bootstrap).items():
+                figures |= {f"{name}_low": low, f"{name}_high": high}
         figures.update(retrieval(embeddings, truth))
         if self.point is not None:
             figures.update(self._join(embeddings, truth, self.point))
         self._log(pl_module, "test", figures)
 
-    def _score(self, name: str, held_out: HeldOut, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
-        truth = self._truth.setdefault(name, evaluation_truth(held_out))
+    def _score(self, name: str, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
+        truth = self.truths[name]
         self.pairs[name] = score_embeddings(embeddings.vectors, embeddings.image_rows, truth)
         return self.pairs[name], truth
 
@@ -116,10 +130,12 @@ class VerificationCallback(L.Callback):
         found = self.index.self_join(embeddings.vectors, similarity)
         rows = embeddings.image_rows
         left, right = rows[found.left], rows[found.right]
-        asked = ~(truth.gallery[left] & truth.gallery[right])
-        left, right = left[asked], right[asked]
         n_images = np.int64(len(truth.component))
         key = np.minimum(left, right) * n_images + np.maximum(left, right)
+        unsure = truth.unsure[:, 0] * n_images + truth.unsure[:, 1]
+        asked = ~(truth.gallery[left] & truth.gallery[right]) & ~np.isin(key, unsure)
+        asked |= np.isin(key, truth.matching[:, 0] * n_images + truth.matching[:, 1])
+        left, right, key = left[asked], right[asked], key[asked]
         readable = np.isin(truth.matching, rows).all(1)
         wanted = truth.matching[readable]
         right_ones = int(np.isin(key, wanted[:, 0] * n_images + wanted[:, 1]).sum())

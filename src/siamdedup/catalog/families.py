@@ -36,13 +36,15 @@ def tie_families(
     *,
     max_families: int = 5,
     use_truth: bool = True,
+    not_different: IntArray | None = None,
     ledger: Ledger | None = None,
 ) -> FamilyTies:
     """Tie families that show the same picture: by path, and by the bytes where ``digests`` (n_images,) are given.
 
     The hardest "negatives" of an uncleaned catalogue are the very duplicates that are looked for, so such
     families become one label for learning. Known relistings (``use_truth``) tie families as well: they must
-    not be spread over the splits.
+    not be spread over the splits. So do pictures that a person judged not to be different products (``not_different``,
+    int64 (k, 2) image rows).
     """
     family = catalog.labels[catalog.product_of_entry()]
     if digests is None:
@@ -63,6 +65,9 @@ def tie_families(
     if use_truth and len(catalog.relisted):
         left = np.concatenate([left, catalog.labels[catalog.relisted[:, 0]]])
         right = np.concatenate([right, catalog.labels[catalog.relisted[:, 1]]])
+    if not_different is not None and len(not_different):
+        shows = image_families(catalog)[not_different]
+        left, right = np.concatenate([left, shows[:, 0]]), np.concatenate([right, shows[:, 1]])
     size = catalog.n_families
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(size, size))
     component = connected_components(graph, directed=False)[1].astype(np.int64)

@@ -76,6 +76,13 @@ def plant(
     return read_catalog(folder / "catalog.csv", truth=folder / "truth.csv", ledger=ledger)
 
 
+def origin_rows(planted: Catalog) -> IntArray:
+    """int64 (n_images,): the row of each picture in the catalogue that was planted, -1 for relisted copies."""
+    found = pc.extract_regex(planted.image_paths, r"^images/(?P<row>\d{7})\.")
+    numbers = pc.cast(pc.struct_field(found, "row"), pa.int64())
+    return np.asarray(pc.fill_null(numbers, -1).to_numpy(zero_copy_only=False), np.int64)
+
+
 def planted_count(pictures: int, fraction: float, count: int | None = None) -> int:
     """How many pictures to relist: ``count``, or that share of the distinct pictures but at least one."""
     return min(pictures, max(1, round(fraction * pictures)) if count is None else count)

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from siamdedup.catalog.families import image_families
+from siamdedup.catalog.families import image_families, tie_families
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.errors import ConfigError, OperatingPointError
 from siamdedup.types import Catalog, Embeddings, OperatingPoint
 from siamdedup.verification.distances import to_distance
+from siamdedup.verification.drift import DriftReference, compare
 from siamdedup.verification.prior import (
     Candidates,
     FalseMatchCurve,
@@ -119,6 +120,7 @@ def decide(
         lines["picture precision to expect here"] = _with_interval(
             *(float(expected_precision(curve, here, np.array(threshold), w)) for w in ("fmr", "high", "low"))
         )
+    lines |= _drift(model, catalog, embeddings, warnings)
     if point is not None and point.certificate is not None:
         warnings += _certificate_warnings(point, catalog)
     elif point is not None:
@@ -133,6 +135,23 @@ def _candidates(catalog: Catalog, embeddings: Embeddings, found: ImagePairs, dis
     family = image_families(catalog)[embeddings.image_rows]
     cross = family[found.left] != family[found.right]
     return candidates(to_distance(found.similarity[cross], distance), family)
+
+
+def _drift(
+    model: TrainedModel, catalog: Catalog, embeddings: Embeddings, warnings: list[str]
+) -> dict[str, str]:
+    """Lines, and a warning where the catalogue's pairs are unlike those the operating point was measured on."""
+    kept = model.evidence.get("drift")
+    if not kept:
+        return {}
+    family = tie_families(catalog).component[image_families(catalog)][embeddings.image_rows]
+    report = compare(DriftReference.from_dict(kept), embeddings.vectors, family)
+    if report.drifted:
+        warnings.append(
+            "this catalogue is unlike what the operating point was measured on: its error rates do not apply here. "
+            + "; ".join(report.lines().values())
+        )
+    return {"drift": "yes: see the warning" if report.drifted else (report.reason or "none seen")}
 
 
 def _with_interval(value: float, low: float, high: float) -> str:

@@ -28,14 +28,17 @@ from siamdedup.report.record import run_record
 from siamdedup.types import FloatArray, IntArray
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
+from siamdedup.verification.drift import measure_reference
 from siamdedup.verification.evaluate import (
+    Evaluation,
     evaluate_hashes,
-    evaluation_truth,
     frozen_rates,
+    prepare_evaluation,
     ranking_metrics,
     try_tune,
 )
-from siamdedup.verification.pairs import score_embeddings
+from siamdedup.verification.goals import Goal
+from siamdedup.verification.pairs import ImageTruth, score_embeddings
 from siamdedup.verification.prior import measure_false_matches
 
 log = logging.getLogger(__name__)
@@ -62,8 +65,17 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     head = plain(config.head)
     pool = head.pop("pool", "backbone")
     network = build_network(plain(config.backbone), head, pool)
-    verification = VerificationCallback(build(config.threshold), config.distance.name, build(config.index))
-    rows = baseline_rows(config, datamodule, network, verification) if config.baselines else {}
+    parts = {
+        name: prepare_evaluation(part, suspects=config.suspects, workers=datamodule.settings.workers)
+        for name, part in (("val", data.val), ("test", data.test))
+    }
+    counts_table(
+        "Left out as suspected duplicates", {name: len(part.suspects) for name, part in parts.items()}
+    )
+    truths = {name: part.truth for name, part in parts.items()}
+    goal, distance = build(config.threshold), config.distance.name
+    verification = VerificationCallback(goal, distance, build(config.index), truths)
+    rows = baseline_rows(config, datamodule, network, parts, goal) if config.baselines else {}
     module = SiameseModule(
         network,
         build_objective(config, data.n_labels, network.dim),
@@ -90,7 +102,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]
         evidence = {"rows": rows, "histogram": histogram(verification)}
-        evidence |= measure_evidence(config, datamodule, network)
+        evidence |= measure_evidence(config, datamodule, network, truths["val"])
         model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
     finally:
@@ -164,37 +176,33 @@ def baseline_rows(
     config: DictConfig,
     datamodule: CatalogDataModule,
     network: EmbeddingNetwork,
-    verification: VerificationCallback,
+    parts: dict[str, Evaluation],
+    goal: Goal,
 ) -> dict[str, dict[str, float]]:
     """The same pairs by dHash, by pHash, and by the backbone's own features before any training."""
-    data = datamodule.data
-    rows = evaluate_hashes(data.val, data.test, verification.goal, workers=datamodule.settings.workers)
+    rows = evaluate_hashes(parts["val"], parts["test"], goal)
     frozen = EmbeddingNetwork(
         network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
     )
     scored = []
-    for part, loader in (
-        (data.val, datamodule.val_dataloader()),
-        (data.test, datamodule.test_dataloader()),
-    ):
-        scored.append(score_embeddings(*embed(config, frozen, loader), evaluation_truth(part)))
-    point, _ = try_tune(scored[0], verification.goal, distance=verification.distance, bootstrap=0)
+    for name, loader in (("val", datamodule.val_dataloader()), ("test", datamodule.test_dataloader())):
+        scored.append(score_embeddings(*embed(config, frozen, loader), parts[name].truth))
+    point, _ = try_tune(scored[0], goal, distance=config.distance.name, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()
     return rows
 
 
 def measure_evidence(
-    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork
+    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, truth: ImageTruth
 ) -> dict[str, Any]:
-    """What dedup needs of validation to judge another catalogue: the false match rate over the threshold."""
-    part = datamodule.data.val
+    """What dedup needs of validation to judge another catalogue: false match rates, and what its pairs look like."""
     vectors, rows = embed(config, network, datamodule.val_dataloader())
-    truth = evaluation_truth(part)
     pairs = score_embeddings(vectors, rows, truth)
-    groups, gallery = truth.component[rows], truth.gallery[rows]
-    curve = measure_false_matches(pairs, distance=config.distance.name, groups=groups, gallery=gallery)
-    return {"false_matches": curve.to_dict()}
+    facts = truth.of_items(rows)
+    curve = measure_false_matches(pairs, distance=config.distance.name, **facts)
+    drift = measure_reference(vectors, facts["groups"], gallery=facts["gallery"])
+    return {"false_matches": curve.to_dict(), "drift": drift.to_dict()}
 
 
 def embed(config: DictConfig, network: EmbeddingNetwork, loader: Any) -> tuple[FloatArray, IntArray]:

@@ -12,10 +12,10 @@ from siamdedup.dedup.join import ImagePairs, exact_self_join
 from siamdedup.dedup.metrics import verdicts
 from siamdedup.dedup.products import product_pairs
 from siamdedup.fingerprint.hashes import Fingerprints
-from siamdedup.types import BoolArray, Embeddings, FloatArray, HeldOut, IntArray, ProductPairs
+from siamdedup.types import BoolArray, Catalog, Embeddings, FloatArray, IntArray, ProductPairs
 from siamdedup.verification.distances import Float64Array
-from siamdedup.verification.evaluate import evaluation_truth
 from siamdedup.verification.fusion import Evidence
+from siamdedup.verification.pairs import ImageTruth
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class FusionData:
 
 
 def fusion_data(
-    held_out: HeldOut,
+    catalog: Catalog,
+    truth: ImageTruth,
     embeddings: Embeddings,
     min_similarity: float,
     *,
@@ -52,10 +53,13 @@ def fusion_data(
     """Candidates of a split by an exact join, and whether they are the same product.
 
     A pair is a match where ``dedup.metrics.verdicts`` calls it right. Left out are neutral pairs (variants of a
-    relisted product), pairs whose nearest two pictures both only answer queries, as in ``image_truth``, and
-    "wrong" ones of families that show one picture: most likely duplicates that nobody listed.
+    relisted product), pairs whose nearest two pictures both only answer queries, and "wrong" ones that may be
+    duplicates nobody listed: of one true family, as families that show one picture are, or with nearest pictures
+    that ``truth`` is unsure of.
 
     Args:
+        catalog: of the split.
+        truth: of its pictures (``prepare_evaluation``); families, gallery and unsure pairs are read from it.
         min_similarity: cosine of the candidates, looser than any threshold that will be applied. The share of
             matches among candidates, and with it the probability, is for candidates joined like this.
         max_pairs: pairs of pictures to hold at most.
@@ -63,16 +67,18 @@ def fusion_data(
     Raises:
         As ``exact_self_join`` and ``product_evidence``.
     """
-    catalog, rows = held_out.catalog, embeddings.image_rows
+    rows, gallery = embeddings.image_rows, truth.gallery
     found = exact_self_join(embeddings.vectors, min_similarity, max_pairs=max_pairs)
-    asked = ~(held_out.gallery[rows[found.left]] & held_out.gallery[rows[found.right]])
+    asked = ~(gallery[rows[found.left]] & gallery[rows[found.right]])
     found = ImagePairs(found.left[asked], found.right[asked], found.similarity[asked])
     pairs = product_pairs(catalog, rows, found, max_families_per_image=max_families_per_image)
     verdict = verdicts(catalog, pairs)
-    component = evaluation_truth(held_out).component
-    groups = np.stack([component[pairs.left_image], component[pairs.right_image]], 1)
-    answering = held_out.gallery[pairs.left_image] & held_out.gallery[pairs.right_image]
-    known = (verdict == "right") | ((verdict == "wrong") & (groups[:, 0] != groups[:, 1]))
+    nearest = np.sort(np.stack([pairs.left_image, pairs.right_image], 1), 1)
+    groups = truth.component[nearest]
+    code = np.array([catalog.n_images, 1])
+    unsure = np.isin(nearest @ code, np.sort(truth.unsure, 1) @ code)
+    known = (verdict == "right") | ((verdict == "wrong") & (groups[:, 0] != groups[:, 1]) & ~unsure)
+    answering = gallery[nearest].all(1)
     chosen = np.flatnonzero(known & ~answering)
     pairs = pairs.take(chosen)
     evidence = product_evidence(

@@ -13,10 +13,11 @@ import numpy as np
 from siamdedup.catalog.families import image_families, image_variants, tie_families
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.pixels import PixelStore
-from siamdedup.catalog.relist import plant
+from siamdedup.catalog.relist import origin_rows, plant
 from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.catalog.splits import Splits, split_families
 from siamdedup.catalog.table import catalog_hash, read_catalog, subset
+from siamdedup.catalog.verdicts import Verdicts, read_verdicts
 from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.types import BoolArray, Catalog, HeldOut, IntArray
 
@@ -32,6 +33,8 @@ class DataSettings:
             of one picture alone).
         max_shared_families: a picture shown by more families than this is a placeholder, not a product.
         relist_fraction, relist_levels, relist_seed: relistings planted into the validation and test splits.
+        verdicts: files of what people said of pairs of pictures (``catalog.verdicts``): whatever they did not call
+            different is never a negative, in training or in evaluation.
         gallery_images: at most so many pictures of the training split answer queries in evaluation.
         relist: turn planting off where the catalogue's own truth suffices.
     """
@@ -49,6 +52,7 @@ class DataSettings:
     relist_fraction: float = 0.36
     relist_levels: Sequence[str] = LEVELS
     relist_seed: int = 0
+    verdicts: Sequence[str] = ()
     gallery_images: int = 20_000
     cache_gb: float = 8.0
     workers: int = 2
@@ -119,11 +123,14 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
             where=settings.source,
             remedy="picture paths start from the table's folder; name another with data.root=FOLDER",
         )
-    ties = tie_families(catalog, store.digests, max_families=settings.max_shared_families, ledger=ledger)
+    judged = read_verdicts([Path(name) for name in settings.verdicts])
+    alike = _not_different(judged, catalog)
+    at_most = settings.max_shared_families
+    ties = tie_families(catalog, store.digests, max_families=at_most, ledger=ledger, not_different=alike)
     splits = split_families(catalog, ties, settings.fractions, seed=settings.split_seed)
 
     # Known relistings keep families on one side of a split, but learning must not know of them.
-    learned = tie_families(catalog, store.digests, max_families=settings.max_shared_families, use_truth=False)
+    learned = tie_families(catalog, store.digests, max_families=at_most, use_truth=False, not_different=alike)
     in_train = np.zeros(catalog.n_families, bool)
     in_train[catalog.labels[splits.train]] = True
     family = image_families(catalog)
@@ -139,7 +146,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
 
     gallery = _gallery_products(catalog, splits.train, settings)
     evaluation = {
-        name: _held_out(catalog, splits[name], gallery, settings, ledger) for name in ("val", "test")
+        name: _held_out(catalog, splits[name], gallery, settings, judged, ledger) for name in ("val", "test")
     }
     counts = {
         "products": catalog.n_products,
@@ -148,6 +155,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         "images unreadable": int((~store.readable).sum()),
         "images shared by families": ties.n_shared,
         "placeholder images": int(ties.placeholder.sum()),
+        "picture pairs judged by people": len(judged),
         "train images": len(rows),
         "train families": len(np.unique(component)),
         "val images (relisted included)": evaluation["val"].n_queries,
@@ -178,10 +186,20 @@ def _gallery_products(catalog: Catalog, train: IntArray, settings: DataSettings)
     return np.sort(order[: int(np.searchsorted(pictures, settings.gallery_images, side="right"))])
 
 
+def _not_different(judged: Verdicts, catalog: Catalog) -> IntArray:
+    """int64 (k, 2): image rows of the pairs that people judged the same, variants, or could not tell."""
+    return np.concatenate([judged.pairs(catalog, word) for word in ("same", "variant", "unsure")])
+
+
 def _held_out(
-    catalog: Catalog, products: IntArray, gallery: IntArray, settings: DataSettings, ledger: Ledger
+    catalog: Catalog,
+    products: IntArray,
+    gallery: IntArray,
+    settings: DataSettings,
+    judged: Verdicts,
+    ledger: Ledger,
 ) -> HeldOut:
-    part = subset(catalog, np.concatenate([products, gallery]))
+    part = original = subset(catalog, np.concatenate([products, gallery]))
     answering = set(catalog.product_ids.take(gallery).to_pylist())
     if settings.relist and len(products):
         part = plant(
@@ -194,7 +212,18 @@ def _held_out(
             ledger=ledger,
             progress=settings.progress,
         )
-    return HeldOut(part, _shown_by(part, answering))
+    row = np.arange(part.n_images, dtype=np.int64)
+    if part is not original:  # a planted catalogue has its own names of the pictures
+        origin = origin_rows(part)
+        row = np.full(original.n_images, -1, np.int64)
+        row[origin[origin >= 0]] = np.flatnonzero(origin >= 0)
+    left_out, confirmed = row[_not_different(judged, original)], row[judged.pairs(original, "different")]
+    return HeldOut(
+        part,
+        _shown_by(part, answering),
+        left_out[(left_out >= 0).all(1)],
+        confirmed[(confirmed >= 0).all(1)],
+    )
 
 
 def _shown_by(catalog: Catalog, product_ids: set[str]) -> BoolArray:

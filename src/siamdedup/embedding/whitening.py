@@ -4,7 +4,8 @@ Directions in which all vectors vary say little about which two are the same, an
 whitening gives every direction the same variance and so weights down what occurs together often (Jegou and Chum
 2012, "Negative evidences and co-occurrences in image retrieval: the benefit of PCA and whitening"; SSCD, Pizzi
 et al. 2022, whitens its descriptors on a background set). Whether it helps has to be measured: directions of
-little variance may be noise, which it blows up.
+little variance may be noise, which it blows up. Vectors it was fitted on are spread more evenly than new ones, so
+a measurement must not have them in its gallery.
 """
 
 from __future__ import annotations

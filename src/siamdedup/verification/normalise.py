@@ -1,9 +1,13 @@
 """Score normalisation: how similar two pictures are, less how similar each is to just anything.
 
-Some pictures are close to everything (plain shapes on white). Their similarity to a background set, of which
-nothing is a duplicate of what is compared, tells so, and is subtracted: the score normalisation of SSCD (Pizzi et
-al. 2022, which does it for the query alone) and of the Image Similarity Challenge 2021. A pair of catalogue
-pictures has no query, so here both sides count alike, and the order of a pair does not matter.
+Some pictures are close to everything (plain shapes on white). Their similarity to a background set tells so, and
+is subtracted: the score normalisation of SSCD (Pizzi et al. 2022, which does it for the query alone) and of the
+Image Similarity Challenge 2021. A pair of catalogue pictures has no query, so here both sides count alike, and
+the order of a pair does not matter.
+
+The background must hold nothing that is compared, nor a duplicate of it: a picture pushes its own pairs down, the
+matching ones as well. An evaluation whose gallery is the background does not show that harm, since no gallery
+picture is in a matching pair there, and overstates the gain (``benchmarks/score_normalisation.py``).
 
 The result is no cosine. It is at most the cosine, below -1 for some pairs, and a distance made of it has no
 geometry: no index returns its neighbours. Candidates are found by plain cosine, at a threshold that loses none

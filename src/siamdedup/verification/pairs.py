@@ -54,6 +54,14 @@ class ImageTruth:
         unsure = np.unique(np.sort(np.concatenate([self.unsure, added]), 1), axis=0)
         return replace(self, unsure=unsure)
 
+    def of_items(self, image_rows: IntArray) -> dict[str, Any]:
+        """Keyword arguments ``groups``, ``gallery`` and ``left_out`` of whatever resamples the families of items."""
+        return {
+            "groups": self.component[image_rows],
+            "gallery": self.gallery[image_rows],
+            "left_out": self.unsure_positions(image_rows),
+        }
+
     def positions(self, image_rows: IntArray) -> tuple[IntArray, int]:
         """Matching pairs as positions in ``image_rows``: int64 (n, 2), left < right, sorted.
 

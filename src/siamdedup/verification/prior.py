@@ -41,7 +41,9 @@ class FalseMatchCurve:
     n_nonmatch: int
 
     def to_dict(self) -> dict[str, Any]:
-        columns = {name: [float(v) for v in getattr(self, name)] for name in ("distance", "fmr", "low", "high")}
+        columns = {
+            name: [float(v) for v in getattr(self, name)] for name in ("distance", "fmr", "low", "high")
+        }
         return {**columns, "n_nonmatch": int(self.n_nonmatch)}
 
     @classmethod
@@ -62,6 +64,7 @@ def measure_false_matches(
     distance: str = "cosine",
     groups: IntArray | None = None,
     gallery: BoolArray | None = None,
+    left_out: IntArray | None = None,
     bootstrap: int = 200,
     seed: int = 0,
 ) -> FalseMatchCurve:
@@ -84,7 +87,7 @@ def measure_false_matches(
     for threshold, count in zip(distances, counts, strict=True):
         interval = (count / pairs.n_nonmatch,) * 2
         if groups is not None and bootstrap:
-            found = rate_intervals(pairs, everywhere <= threshold, groups, gallery, bootstrap, seed)
+            found = rate_intervals(pairs, everywhere <= threshold, groups, gallery, bootstrap, seed, left_out)
             interval = found.get("fmr", interval)
         fmr.append(max(0.5, count - 0.5) / pairs.n_nonmatch)  # just below the count-th pair there is one less
         low.append(interval[0])

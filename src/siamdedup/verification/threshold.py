@@ -20,6 +20,7 @@ def tune_threshold(
     distance: str = "cosine",
     groups: IntArray | None = None,
     gallery: BoolArray | None = None,
+    left_out: IntArray | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     data_hash: str = "",
@@ -37,6 +38,8 @@ def tune_threshold(
             (``truth.component[image_rows]``). Families are resampled for the intervals: pairs of one family
             are not independent. Without groups, or with ``bootstrap=0``, there are no intervals.
         gallery: bool (n_items,), the items that only answered queries (``truth.gallery[image_rows]``).
+        left_out: int64 (k, 2), items whose pair was left out as unsure. ``**truth.of_items(image_rows)`` gives
+            all three.
         bootstrap: number of replicates. The threshold stays where it is: the intervals do not cover its
             choice. A rate of which no event was seen has the interval [0, 0]; do not read it as a bound.
 
@@ -55,7 +58,11 @@ def tune_threshold(
     accepted = away <= threshold
     measured = rates.rates_of(pairs, accepted)
     known = groups is not None and bootstrap > 0
-    intervals = rate_intervals(pairs, accepted, np.asarray(groups), gallery, bootstrap, seed) if known else {}
+    intervals = (
+        rate_intervals(pairs, accepted, np.asarray(groups), gallery, bootstrap, seed, left_out)
+        if known
+        else {}
+    )
     return OperatingPoint(
         threshold, distance, goal.name, **{name: measured[name] for name in RATES}, n_match=pairs.n_match,
         n_nonmatch=pairs.n_nonmatch, ci=intervals, data_hash=data_hash, model_hash=model_hash,
