@@ -35,7 +35,8 @@ from rich.table import Table
 
 from siamdedup.catalog.families import image_families
 from siamdedup.catalog.relist import plant
-from siamdedup.cli.training import build_datamodule, embed, resolve_precision
+from siamdedup.cli.measuring import embed, resolve_precision
+from siamdedup.cli.training import build_datamodule
 from siamdedup.dedup.join import exact_self_join
 from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.products import product_pairs

@@ -20,7 +20,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from siamdedup.cli.training import build_datamodule, build_objective, resolve_precision
+from siamdedup.cli.measuring import resolve_precision
+from siamdedup.cli.training import build_datamodule, build_objective
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import build_network

@@ -14,7 +14,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from siamdedup.cli.training import build_datamodule, build_objective, resolve_precision
+from siamdedup.cli.measuring import resolve_precision
+from siamdedup.cli.training import build_datamodule, build_objective
 from siamdedup.errors import ConfigError
 from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_multirun
 

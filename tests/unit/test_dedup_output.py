@@ -104,8 +104,19 @@ def test_parquet(tmp_path, monkeypatch):
             "stage": "same image",
             "left_image": "0.jpg",
             "right_image": "2.jpg",
+            "probability": None,
         }
     ]
+    output.write_pairs_parquet(tmp_path / "p.parquet", catalog, pairs, np.array([0.5, 1, 0, 0.25], np.float32))
+    assert pq.read_table(tmp_path / "p.parquet")["probability"].to_pylist() == [0.5, 1, 0, 0.25]
+    again = output.read_pairs_parquet(tmp_path / "p.parquet", catalog)
+    for name in ("left", "right", "distance", "left_image", "right_image", "stage"):
+        assert getattr(again, name).tolist() == getattr(pairs, name).tolist()
+    with pytest.raises(SiamdedupError, match="not in the catalogue"):
+        output.read_pairs_parquet(tmp_path / "p.parquet", make_catalog("ab"))
+    (tmp_path / "bad.parquet").write_bytes(b"no table")
+    with pytest.raises(SiamdedupError, match="cannot be read"):
+        output.read_pairs_parquet(tmp_path / "bad.parquet", catalog)
     output.write_groups_parquet(tmp_path / "g.parquet", catalog, duplicate_groups(catalog, pairs))
     table = pq.read_table(tmp_path / "g.parquet")
     assert table.schema.equals(output.GROUPS_SCHEMA)

@@ -11,11 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import norm
-from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from siamdedup.errors import OperatingPointError
@@ -42,41 +38,6 @@ def candidates(seed=0, n=1500, slopes=(6.0, 3.0, 0.0), families=80):
     groups = rng.integers(0, families, (n, 2))
     groups[:, 1] = np.where(match, groups[:, 0], (groups[:, 0] + rng.integers(1, families, n)) % families)
     return Evidence(NAMES, values, NAMES[:2]), match, groups
-
-
-def sklearn_fit(x, match, weight, c, columns):
-    """(coefficients on columns as they come, intercept) by scikit-learn, on these columns only."""
-    scaler = StandardScaler().fit(x, sample_weight=weight)
-    z = scaler.transform(x)[:, columns]
-    model = LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(z, match, sample_weight=weight)
-    coefficients = np.zeros(x.shape[1])
-    coefficients[columns] = model.coef_[0] / scaler.scale_[columns]
-    return coefficients, model.intercept_[0] - coefficients @ scaler.mean_
-
-
-@pytest.mark.parametrize("c", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_where_no_bound_binds_it_is_scikit_learns(c, weighted):
-    evidence, match, _ = candidates()
-    x = evidence.values.astype(np.float64)
-    weight = np.random.default_rng(1).uniform(0.1, 2, len(x)) if weighted else np.ones(len(x))
-    coefficients, intercept = bounded_logistic(x, match, weight, c=c, rising=np.array([True, True, False]))
-    wanted, wanted_intercept = sklearn_fit(x, match, weight, c, [0, 1, 2])
-    np.testing.assert_allclose(coefficients, wanted, rtol=1e-3, atol=1e-3)
-    assert intercept == pytest.approx(wanted_intercept, rel=1e-3, abs=1e-3)
-
-
-def test_a_column_of_the_wrong_sign_is_left_out():
-    """More agreement, fewer matches: its coefficient is 0 and the others are as if it were not there."""
-    evidence, match, _ = candidates(slopes=(8.0, -4.0, 1.0))
-    x, weight = evidence.values.astype(np.float64), np.ones(len(evidence))
-    free, _ = bounded_logistic(x, match, weight, c=1.0, rising=np.zeros(3, bool))
-    assert free[1] < -1
-    coefficients, intercept = bounded_logistic(x, match, weight, c=1.0, rising=np.array([True, True, False]))
-    wanted, wanted_intercept = sklearn_fit(x, match, weight, 1.0, [0, 2])
-    assert coefficients[1] == 0
-    np.testing.assert_allclose(coefficients, wanted, rtol=1e-3, atol=1e-3)
-    assert intercept == pytest.approx(wanted_intercept, rel=1e-3)
 
 
 def test_a_constant_column_says_nothing():
@@ -312,41 +273,3 @@ def test_programming_errors():
     for prior in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="prior"):
             gaussian_model(0.5).with_prior(prior)
-
-
-def test_calibration_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    p = rng.permutation(np.linspace(0.001, 0.999, 400))
-    match = rng.random(400) < p**2
-    found = calibration(p, match)
-    share, mean = calibration_curve(match, p, n_bins=10, strategy="quantile")
-    weight, means, shares = np.array(found.table).T
-    np.testing.assert_allclose(means, mean)
-    np.testing.assert_allclose(shares, share)
-    assert weight.tolist() == [40.0] * 10
-    assert found.ece == pytest.approx(np.abs(share - mean).mean())
-    assert found.brier == pytest.approx(brier_score_loss(match, p))
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(1, 3)), min_size=1, max_size=40),
-    st.integers(1, 12),
-)
-def test_calibration_of_ties_and_weights(rows, bins):
-    p, match, weight = (np.array(column) for column in zip(*rows, strict=True))
-    p = p / 6
-    found = calibration(p, match, weight.astype(float), bins=bins)
-    again = np.random.default_rng(0).permutation(np.repeat(np.arange(len(p)), weight))
-    repeated = calibration(p[again], match[again], bins=bins)
-    np.testing.assert_allclose(np.array(found.table), np.array(repeated.table))
-    assert (found.brier, found.ece) == pytest.approx((repeated.brier, repeated.ece))
-    assert sum(row[0] for row in found.table) == weight.sum()
-    assert len(found.table) <= min(bins, len(np.unique(p)))
-    assert found.brier == pytest.approx(brier_score_loss(match, p, sample_weight=weight, pos_label=True))
-
-
-def test_calibration_refuses():
-    for p in ([], [np.nan], [1.1], [0.5, 0.5]):
-        with pytest.raises(ValueError, match="probabilities"):
-            calibration(np.array(p), np.array([True][: len(p)]))

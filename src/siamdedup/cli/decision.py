@@ -12,18 +12,22 @@ from omegaconf import DictConfig
 
 from siamdedup.catalog.families import image_families, tie_families
 from siamdedup.catalog.table import catalog_hash
+from siamdedup.dedup.evidence import product_evidence
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.errors import ConfigError, OperatingPointError
-from siamdedup.types import Catalog, Embeddings, OperatingPoint
+from siamdedup.fingerprint.hashes import fingerprint
+from siamdedup.types import Catalog, Embeddings, FloatArray, OperatingPoint, ProductPairs
 from siamdedup.verification.distances import to_distance
 from siamdedup.verification.drift import DriftReference, compare
+from siamdedup.verification.fusion import BEST, FusionModel
 from siamdedup.verification.prior import (
     Candidates,
     FalseMatchCurve,
     candidates,
     expected_false,
     expected_precision,
+    match_odds,
     threshold_for_candidates,
 )
 
@@ -36,6 +40,8 @@ class Decision:
     threshold: distance up to which a pair is a merge.
     source: where it comes from, in words.
     lines: what is to be expected of it on this catalogue, for the closing table.
+    match_odds: how many times as many matching pairs, for each non-matching one, this catalogue seems to have
+        than validation; None where that cannot be told.
     warnings: what a person must know before trusting it.
     """
 
@@ -43,6 +49,7 @@ class Decision:
     source: str
     lines: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    match_odds: float | None = None
 
 
 def starting_point(config: DictConfig, model: TrainedModel) -> tuple[float, OperatingPoint | None]:
@@ -127,7 +134,32 @@ def decide(
         lines["false picture pairs to expect"] = expected_false(point, curve, threshold, here.n_pairs)
     for warning in warnings:
         log.warning("%s", warning)
-    return Decision(threshold, source, lines, tuple(warnings))
+    odds = match_odds(model.operating_point, curve, here) if model.operating_point and curve else None
+    return Decision(threshold, source, lines, tuple(warnings), odds)
+
+
+def merge_probability(
+    config: DictConfig,
+    model: TrainedModel,
+    decision: Decision,
+    catalog: Catalog,
+    embeddings: Embeddings,
+    pairs: ProductPairs,
+) -> FloatArray | None:
+    """float32 (n_pairs,): chance that each merge is right, for this catalogue's share of duplicates.
+
+    None where the checkpoint has no such model, or this catalogue's share cannot be told.
+    """
+    kept = model.evidence.get("fusion")
+    if not kept or decision.match_odds is None:
+        return None
+    fusion = FusionModel.from_dict(kept)
+    prints = fingerprint(catalog, workers=config.workers) if set(fusion.names) - {BEST} else None
+    evidence = product_evidence(
+        catalog, embeddings, pairs, fingerprints=prints, max_families_per_image=config.max_families_per_image
+    )
+    odds = fusion.prior / (1 - fusion.prior) * decision.match_odds
+    return fusion.with_prior(odds / (1 + odds)).probability(evidence).astype(np.float32)
 
 
 def _candidates(catalog: Catalog, embeddings: Embeddings, found: ImagePairs, distance: str) -> Candidates:

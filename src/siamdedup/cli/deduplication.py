@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.table import catalog_hash, read_catalog
-from siamdedup.cli.decision import decide, starting_point
+from siamdedup.cli.decision import decide, merge_probability, starting_point
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
@@ -95,9 +95,11 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
             "placeholder image: shown by too many families to pair",
         )
     write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
-    write_pairs_parquet(out / "pairs.parquet", catalog, pairs)
+    chance = merge_probability(config, model, decision, catalog, embeddings, every)
+    inside = every.distance <= threshold
+    write_pairs_parquet(out / "pairs.parquet", catalog, pairs, None if chance is None else chance[inside])
     write_groups_parquet(out / "groups.parquet", catalog, groups)
-    write_pairs_parquet(out / "candidates.parquet", catalog, every)
+    write_pairs_parquet(out / "candidates.parquet", catalog, every, chance)
     write_json(out / "run.json", run_facts(config, model, catalog, threshold, radius))
     ledger.write(out / "ledger.csv")
     with_duplicates = len(np.union1d(pairs.left, pairs.right))
@@ -108,6 +110,11 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "pictures embedded": len(embeddings.image_rows),
         "candidate picture pairs": len(found.left),
         "duplicate product pairs": len(pairs),
+        **(
+            {}
+            if chance is None or not len(pairs)
+            else {"of them right, by their probabilities": f"{chance[inside].mean():.3f}"}
+        ),
         "products with a duplicate": with_duplicates,
         "duplicate groups": groups.n_groups,
         "largest connected component": groups.largest_component,

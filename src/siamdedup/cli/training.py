@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from siamdedup.callbacks.verification import VerificationCallback
+from siamdedup.cli.measuring import baseline_rows, histogram, measure_evidence, resolve_precision
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.datamodule import CatalogDataModule
-from siamdedup.embedding.extract import embed_loader, has_bf16
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import EmbeddingNetwork, build_network
 from siamdedup.embedding.objective import Objective
@@ -25,21 +24,11 @@ from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
-from siamdedup.types import FloatArray, IntArray
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
-from siamdedup.verification.drift import measure_reference
 from siamdedup.verification.evaluate import (
-    Evaluation,
-    evaluate_hashes,
-    frozen_rates,
     prepare_evaluation,
-    ranking_metrics,
-    try_tune,
 )
-from siamdedup.verification.goals import Goal
-from siamdedup.verification.pairs import ImageTruth, score_embeddings
-from siamdedup.verification.prior import measure_false_matches
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +50,6 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     datamodule = build_datamodule(config)
     data = datamodule.data
     data.ledger.write(out / "ledger.csv")
-    counts_table("Data", data.counts, data.ledger)
     head = plain(config.head)
     pool = head.pop("pool", "backbone")
     network = build_network(plain(config.backbone), head, pool)
@@ -69,9 +57,8 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         name: prepare_evaluation(part, suspects=config.suspects, workers=datamodule.settings.workers)
         for name, part in (("val", data.val), ("test", data.test))
     }
-    counts_table(
-        "Left out as suspected duplicates", {name: len(part.suspects) for name, part in parts.items()}
-    )
+    suspected = sum(len(part.suspects) for part in parts.values())
+    counts_table("Data", {**data.counts, "suspected duplicates left out": suspected}, data.ledger)
     truths = {name: part.truth for name, part in parts.items()}
     goal, distance = build(config.threshold), config.distance.name
     verification = VerificationCallback(goal, distance, build(config.index), truths)
@@ -102,7 +89,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]
         evidence = {"rows": rows, "histogram": histogram(verification)}
-        evidence |= measure_evidence(config, datamodule, network, truths["val"])
+        evidence |= measure_evidence(config, datamodule, network, parts["val"])
         model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
     finally:
@@ -124,17 +111,6 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         "trainer": trainer,
         "callback": verification,
     }
-
-
-def resolve_precision(config: DictConfig) -> None:
-    """Put what ``trainer.precision=auto`` means on this machine into the config, so that the record says it."""
-    if config.trainer.precision == "auto":
-        config.trainer.precision = "bf16-mixed" if has_bf16(_device(config)) else "32-true"
-
-
-def _device(config: DictConfig) -> str:
-    wanted = config.trainer.accelerator in ("auto", "gpu", "cuda")
-    return "cuda" if wanted and torch.cuda.is_available() else "cpu"
 
 
 def build_datamodule(config: DictConfig) -> CatalogDataModule:
@@ -172,46 +148,6 @@ def build_objective(config: DictConfig, n_labels: int, dim: int) -> Objective:
     )
 
 
-def baseline_rows(
-    config: DictConfig,
-    datamodule: CatalogDataModule,
-    network: EmbeddingNetwork,
-    parts: dict[str, Evaluation],
-    goal: Goal,
-) -> dict[str, dict[str, float]]:
-    """The same pairs by dHash, by pHash, and by the backbone's own features before any training."""
-    rows = evaluate_hashes(parts["val"], parts["test"], goal)
-    frozen = EmbeddingNetwork(
-        network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
-    )
-    scored = []
-    for name, loader in (("val", datamodule.val_dataloader()), ("test", datamodule.test_dataloader())):
-        scored.append(score_embeddings(*embed(config, frozen, loader), parts[name].truth))
-    point, _ = try_tune(scored[0], goal, distance=config.distance.name, bootstrap=0)
-    rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
-    network.to("cpu").train()
-    return rows
-
-
-def measure_evidence(
-    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, truth: ImageTruth
-) -> dict[str, Any]:
-    """What dedup needs of validation to judge another catalogue: false match rates, and what its pairs look like."""
-    vectors, rows = embed(config, network, datamodule.val_dataloader())
-    pairs = score_embeddings(vectors, rows, truth)
-    facts = truth.of_items(rows)
-    curve = measure_false_matches(pairs, distance=config.distance.name, **facts)
-    drift = measure_reference(vectors, facts["groups"], gallery=facts["gallery"])
-    return {"false_matches": curve.to_dict(), "drift": drift.to_dict()}
-
-
-def embed(config: DictConfig, network: EmbeddingNetwork, loader: Any) -> tuple[FloatArray, IntArray]:
-    """float32 vectors and image rows of a loader, in the precision of the run."""
-    bf16 = "bf16" in str(config.trainer.precision)
-    vectors, rows = embed_loader(network, loader, _device(config), bf16=bf16)
-    return vectors.astype(np.float32), rows
-
-
 def _restore(path: str, network: EmbeddingNetwork, verification: VerificationCallback) -> None:
     """Bring back the best weights together with the operating point that was tuned on them."""
     best = load_checkpoint(path)
@@ -241,16 +177,6 @@ def write_model(
     if verification.point is not None:
         write_json(path.with_name("operating_point.json"), verification.point.to_dict())
     return path
-
-
-def histogram(verification: VerificationCallback, bins: int = 60) -> dict[str, list[float]]:
-    """Cosine distances of the test pairs, matching and (most similar) non-matching, for the page's plot."""
-    pairs = verification.pairs["test"]
-    edges = np.linspace(0, 1, bins + 1)
-    distance = np.clip(1 - pairs.similarity, 0, 1)
-    matching, _ = np.histogram(distance[pairs.is_match], edges)
-    other, _ = np.histogram(distance[~pairs.is_match], edges)
-    return {"edges": edges.tolist(), "matching": matching.tolist(), "non_matching": other.tolist()}
 
 
 def _values(trainer: L.Trainer) -> dict[str, float]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from siamdedup.dedup.groups import id_rank, representatives
 from siamdedup.errors import SiamdedupError
 from siamdedup.files import atomic_write
-from siamdedup.types import Catalog, DuplicateGroups, IntArray, ProductPairs
+from siamdedup.types import Catalog, DuplicateGroups, FloatArray, IntArray, ProductPairs
 
 _ROWS = 1 << 16  # rows written at once
 
@@ -31,6 +31,9 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         pa.field("left_image", pa.string(), nullable=False),
         pa.field("right_image", pa.string(), nullable=False),
+        pa.field(
+            "probability", pa.float32()
+        ),  # that the two are the same product; null where none could be fitted
     ]
 )
 GROUPS_SCHEMA = pa.schema(
@@ -117,8 +120,13 @@ def duplicates_schema() -> dict[str, Any]:
     }
 
 
-def write_pairs_parquet(path: str | Path, catalog: Catalog, pairs: ProductPairs) -> None:
-    """One row per verified pair: left_id, right_id, distance, stage, left_image, right_image (paths)."""
+def write_pairs_parquet(
+    path: str | Path, catalog: Catalog, pairs: ProductPairs, probability: FloatArray | None = None
+) -> None:
+    """One row per verified pair: left_id, right_id, distance, stage, left_image, right_image (paths), probability.
+
+    ``probability`` is float (n_pairs,), or None: then the column holds nulls.
+    """
 
     def columns(rows: slice) -> list[Any]:
         return [
@@ -128,6 +136,9 @@ def write_pairs_parquet(path: str | Path, catalog: Catalog, pairs: ProductPairs)
             pa.array(pairs.stage[rows].tolist(), pa.string()),
             catalog.image_paths.take(pa.array(pairs.left_image[rows])),
             catalog.image_paths.take(pa.array(pairs.right_image[rows])),
+            pa.nulls(len(pairs.left[rows]), pa.float32())
+            if probability is None
+            else pa.array(probability[rows], pa.float32()),
         ]
 
     _write_parquet(path, PAIRS_SCHEMA, len(pairs), columns)

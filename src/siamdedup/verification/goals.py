@@ -50,7 +50,7 @@ class MaxFalseMerges:
     products: int
 
     def __post_init__(self) -> None:
-        if self.per_million <= 0 or self.products < 2:
+        if not 0 < self.per_million < np.inf or self.products < 2:
             raise ValueError(
                 f"needs per_million > 0 and two products, not {self.per_million}, {self.products}"
             )
@@ -72,7 +72,9 @@ class MinPrecision:
         prior: share of all pairs that match, where the threshold will be applied; default: as on validation.
         confidence: where given, precision must be *shown* at this confidence, with families as the independent
             units: on average over the families that accept a pair, this share of what they accept is right
-            (Learn then Test with Hoeffding-Bentkus p-values). Not together with ``prior``.
+            (Learn then Test with Hoeffding-Bentkus p-values). Families count alike, however many pairs each accepts,
+            and are taken to err independently: a picture that very many families match breaks that. Not together
+            with ``prior``.
     """
 
     precision: float
@@ -112,8 +114,8 @@ class MinCost:
     prior: float
 
     def __post_init__(self) -> None:
-        if self.false_match <= 0 or self.false_non_match <= 0 or not 0 < self.prior < 1:
-            raise ValueError("costs must be positive and the prior in (0, 1)")
+        if not (0 < self.false_match < np.inf and 0 < self.false_non_match < np.inf and 0 < self.prior < 1):
+            raise ValueError("costs must be positive numbers and the prior in (0, 1)")
 
     @property
     def name(self) -> str:
@@ -183,14 +185,14 @@ def _max_fmr(
 
 
 def _min_precision(pairs: ScoredPairs, goal: MinPrecision, points: rates.Curve) -> tuple[int | None, str]:
-    if goal.prior is None:
-        index = rates.pick_precision(pairs, points, goal.precision)
-    else:
+    if goal.prior is not None:
         # One non-matching pair here stands for so many there.
         weight = (1 - goal.prior) / goal.prior * points.n_match / points.n_nonmatch
         shares = points.tp / np.maximum(points.tp + weight * points.fp, 1e-300)
         best_below = points.n_match / (points.n_match + weight * points.least_fp)
         index = rates.pick_loosest(pairs, shares >= goal.precision, best_below >= goal.precision)
+        return index, f"at best {shares.max(initial=0):.4g} of what is accepted there would match"
+    index = rates.pick_precision(pairs, points, goal.precision)
     best = int(points.precision.argmax()) if len(points.tp) else 0
     tp, fp = (int(count[best : best + 1].sum()) for count in (points.tp, points.fp))
     seen = f"at best {tp:,} of {tp + fp:,} accepted match; about {rule_of_three(1 - goal.precision)} "

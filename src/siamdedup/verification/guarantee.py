@@ -17,7 +17,8 @@ import numpy.typing as npt
 from scipy.stats import binom, hypergeom
 
 _ROUNDING = 1e-9  # 0.01 x 300 is 3 wrong merges, though not in floating point
-# Beyond this many merges a sample of one in a thousand is binomial to all digits that matter.
+# Beyond this many merges a sample of less than one in a thousand is as good as binomial: p-values of up to 5 % differ by
+# less than 0.0001, on the safe side.
 _FINITE = 1_000_000
 
 
@@ -26,9 +27,7 @@ def allowed_wrong(n_pairs: int, precision: float) -> int:
     return int(np.floor(n_pairs * (1 - precision) * (1 + _ROUNDING) + _ROUNDING))
 
 
-def p_value(
-    n_pairs: int, n_reviewed: int, n_wrong: int, precision: float, *, at_most: bool = False
-) -> float:
+def p_value(n_pairs: int, n_reviewed: int, n_wrong: int, precision: float, *, at_most: bool = False) -> float:
     """Chance of at most ``n_wrong`` wrong in the sample if the file's precision were below ``precision``.
 
     Exact (hypergeometric): ``n_reviewed`` of the file's ``n_pairs`` were drawn uniformly without replacement.

@@ -1,9 +1,10 @@
 """From rates on validation to precision on a catalogue of another size and another share of duplicates.
 
 Precision does not carry over from validation: a catalogue has other priors, and its non-matching pairs grow with the
-square of its size. The false match rate does carry over, and how many candidates the join really returns is seen
-without knowing which are right: of the ``N(t)`` within distance t, about ``FMR(t) x pairs`` are wrong. (Estimating
-false discoveries from a set known to be false is the target-decoy method of proteomics: Elias & Gygi 2007.)
+square of its size. The false match rate does carry over, as far as its families look like validation's, and how many
+candidates the join really returns is seen without knowing which are right: of the ``N(t)`` within distance t, about
+``FMR(t) x pairs`` are wrong. (Estimating false discoveries from a set known to be false is the target-decoy method of
+proteomics: Elias & Gygi 2007.)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 from siamdedup.errors import OperatingPointError
 from siamdedup.types import BoolArray, IntArray, OperatingPoint, ScoredPairs
@@ -70,12 +72,14 @@ def measure_false_matches(
 ) -> FalseMatchCurve:
     """The curve of scored validation pairs, from the closest non-matching pair to 20 per matching pair.
 
-    Arguments as for ``threshold.tune_threshold``. Without groups the interval counts pairs as independent.
+    Arguments as for ``threshold.tune_threshold``. Without groups, or with ``bootstrap=0``, the interval counts pairs as
+    independent (Clopper & Pearson's).
 
     Raises:
         OperatingPointError: no non-matching pair is held.
     """
     away = np.sort(to_distance(pairs.similarity[~pairs.is_match], distance))
+    away = away[away < to_distance(pairs.floor, distance)]  # at the floor some may not be held
     if not len(away):
         raise OperatingPointError("no non-matching pair is held, so there is no false match rate")
     most = min(len(away), max(1, _BEYOND * pairs.n_match))
@@ -85,13 +89,17 @@ def measure_false_matches(
     everywhere = to_distance(pairs.similarity, distance)
     fmr, low, high = [], [], []
     for threshold, count in zip(distances, counts, strict=True):
-        interval = (count / pairs.n_nonmatch,) * 2
+        rest = pairs.n_nonmatch - count
+        interval = (
+            float(beta.ppf(0.025, count, rest + 1)),
+            float(beta.ppf(0.975, count + 1, rest)) if rest else 1.0,
+        )
         if groups is not None and bootstrap:
             found = rate_intervals(pairs, everywhere <= threshold, groups, gallery, bootstrap, seed, left_out)
             interval = found.get("fmr", interval)
         fmr.append(max(0.5, count - 0.5) / pairs.n_nonmatch)  # just below the count-th pair there is one less
         low.append(interval[0])
-        high.append(max(interval[1], 3 / pairs.n_nonmatch))
+        high.append(min(1.0, max(interval[1], 3 / pairs.n_nonmatch)))
     return FalseMatchCurve(
         tuple(distances.tolist()), tuple(fmr), tuple(low), tuple(np.maximum.accumulate(high).tolist()),
         pairs.n_nonmatch,
@@ -141,6 +149,9 @@ def threshold_for_candidates(
 ) -> float:
     """The loosest threshold, at most ``radius``, that is expected to keep this precision among the candidates.
 
+    Midway to the next candidate where that keeps it, too: not glued to a sample. An expectation is no promise: the
+    file's own precision lies below it about as often as above.
+
     Raises:
         OperatingPointError: none is; the message says what would help.
     """
@@ -150,7 +161,10 @@ def threshold_for_candidates(
     if len(good):
         k = int(good[-1])
         beyond = float(tried[k + 1]) if k + 1 < len(tried) else min(radius, curve.distance[-1])
-        return (float(tried[k]) + max(beyond, float(tried[k]))) / 2
+        middle = (float(tried[k]) + max(beyond, float(tried[k]))) / 2
+        # The same candidates, but more false matches are expected of it: not where that breaks the goal.
+        kept = expected_precision(curve, found, np.array(middle), which) >= precision
+        return middle if kept else float(tried[k])
     best = float(np.nanmax(expected)) if len(tried) and np.isfinite(expected).any() else 0.0
     raise OperatingPointError(
         f"no threshold is expected to keep precision {precision:g} on this catalogue: at best {best:.3g}. One false "
@@ -170,3 +184,19 @@ def expected_false(
         # No false match among n pairs still allows a rate of 3 / n at 95 % (the rule of three).
         high = max(high, 3 / point.n_nonmatch)
     return f"{rate * n_pairs:,.0f}  ({low * n_pairs:,.0f} to {high * n_pairs:,.0f})"
+
+
+def match_odds(point: OperatingPoint, curve: FalseMatchCurve, found: Candidates) -> float | None:
+    """Matching pairs per non-matching pair in a catalogue, as a multiple of validation's.
+
+    What the operating point's threshold accepts there beyond the false matches to expect, over what it accepted of
+    validation's matching pairs; each per pair of pictures. Supposes that it finds the same share of the matching
+    pairs. None where no match is to be expected within the threshold, or none was found on validation.
+    """
+    right_there = float(expected_precision(curve, found, np.array(point.threshold))) * float(
+        found.within(np.array(point.threshold))
+    )
+    right_here = point.recall * point.n_match
+    if not right_there > 0 or not right_here > 0:
+        return None
+    return right_there / found.n_pairs / (right_here / point.n_nonmatch)

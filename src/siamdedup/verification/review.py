@@ -282,5 +282,8 @@ def _why_none(plan: ReviewPlan, files: Sequence[FileVerdict], round_: int) -> st
     level = float(levels[levels > 0][-1])  # stands at this file, or is handed on to it by those before
     needed = reviews_needed(best.n_pairs, plan.precision, level, wrong_rate=rate, at_most=True)
     if needed is None:
-        return f"{seen}: no number of reviews would prove it; lower the promise, or improve the embedding"
+        return (
+            f"{seen}; if the rest are like these, no number of reviews would prove it: lower the promise, or improve "
+            "the embedding"
+        )
     return f"{seen}; about {needed:,} reviewed merges would prove it if the rest are like these"
