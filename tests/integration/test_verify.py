@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -236,13 +235,3 @@ def test_the_script_ends_with_a_message_and_no_traceback(
     assert "are 2 lines, but 1 follow line 1" in told
     assert "Remedy:" in told
     assert "Traceback" not in told
-
-
-def test_help_needs_no_heavy_import() -> None:
-    code = (
-        "import sys; import siamdedup.cli.verify; "
-        "heavy = {'torch', 'lightning', 'timm', 'faiss', 'cv2', 'scipy', 'matplotlib'} & set(sys.modules); "
-        "sys.exit(','.join(sorted(heavy)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr

@@ -42,6 +42,7 @@ class Decision:
     lines: what is to be expected of it on this catalogue, for the closing table.
     match_odds: how many times as many matching pairs, for each non-matching one, this catalogue seems to have
         than validation; None where that cannot be told.
+    point: the operating point that was started from, None where the threshold was given by hand.
     warnings: what a person must know before trusting it.
     """
 
@@ -50,6 +51,7 @@ class Decision:
     lines: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     match_odds: float | None = None
+    point: OperatingPoint | None = None
 
 
 def starting_point(config: DictConfig, model: TrainedModel) -> tuple[float, OperatingPoint | None]:
@@ -135,7 +137,7 @@ def decide(
     for warning in warnings:
         log.warning("%s", warning)
     odds = match_odds(model.operating_point, curve, here) if model.operating_point and curve else None
-    return Decision(threshold, source, lines, tuple(warnings), odds)
+    return Decision(threshold, source, lines, tuple(warnings), odds, point)
 
 
 def merge_probability(

@@ -134,7 +134,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         out / "index.html",
         catalog,
         pairs,
-        point=model.operating_point,
+        point=decision.point,
         threshold=threshold,
         distance=model.distance,
         counts=counts,
@@ -151,12 +151,14 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         histogram=model.evidence.get("histogram"),
         verdicts=verdicts(catalog, pairs) if truth else None,
         limit=config.page_pairs,
+        source=decision.source,
+        warnings=decision.warnings,
         subtitle=f"{config.catalog}: the same product listed under different families",
     )
     write_json(out / "summary.json", {**counts, "truth": truth})
     if model.evidence.get("rows"):
         comparison_table(model.evidence["rows"])
-    point_table(model.operating_point, "the threshold was given by hand")
+    point_table(decision.point, "the threshold was given by hand")
     counts_table("Duplicates", {**counts, "JSON": str(out / "duplicates.json"), "page": str(page)}, ledger)
     return counts
 

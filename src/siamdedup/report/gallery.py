@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ def write_page(
     limit: int = 80,
     title: str = "Duplicate products",
     subtitle: str = "",
+    source: str = "given by hand",
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write the page, atomically.
 
     Args:
         pairs: verified product pairs; shown are at most ``limit``, one for each pair of families: half of them
             nearest to the threshold, where errors are, half spread over all distances.
-        threshold: the distance that was applied.
+        threshold: the distance that was applied; ``source`` says where it comes from.
+        warnings: what a person must know before trusting the page, shown first.
         verdicts: string per pair ("right", "wrong" or "") where truth is known.
     """
     pair_of_families, how_many = _one_per_families(catalog, pairs)
@@ -65,16 +68,15 @@ def write_page(
         if shown:
             parts.append({"title": title_, "text": text, "pairs": shown})
     lines = (
-        point_lines(point)
-        if point
-        else {"threshold": f"{distance} distance <= {threshold:.4f} (given by hand)"}
+        point_lines(point) if point else {"threshold": f"{distance} distance <= {threshold:.4f} ({source})"}
     )
     if point and threshold != point.threshold:
-        lines = {"threshold applied": f"{threshold:.4f} (given by hand)", **lines}
+        lines = {"threshold applied": f"{threshold:.4f} ({source})", **lines}
     environment = Environment(loader=PackageLoader("siamdedup.report"), autoescape=True, trim_blocks=False)
     html = environment.get_template("page.html.j2").render(
         title=title,
         subtitle=subtitle,
+        warnings=warnings,
         tiles=[(name, _text(value)) for name, value in tiles.items()],
         point=list(lines.items()),
         figure_names=list(FIGURES.values()),
