@@ -9,7 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python train.py +experiment=demo hydra.run.dir=outputs/demo
 	$(BIN)/python dedup.py checkpoint=outputs/demo/model.ckpt catalog=rendered out=outputs/demo
+	$(BIN)/python review.py sample found=outputs/demo precision=0.9
 	@echo "Open outputs/demo/index.html; the duplicates are in outputs/demo/duplicates.json"
+	@echo "Judge outputs/demo/review/index.html to prove how many are right (review.py certify found=outputs/demo)"
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -199,7 +199,7 @@ def worst(out: Path, model: TrainedModel, found: Found, threshold: float, radius
         "wrong product pairs within the radius": len(wrong),
         "wrong within the proven threshold": int((wrong.distance <= limit).sum()),
     }
-    closest = wrong.take(np.argsort(wrong.distance, kind="stable")[:2000])
+    closest = wrong.take(np.argsort(wrong.distance, kind="stable")[:300])
     write_page(
         out / "worst.html", found.catalog, closest, point=None, threshold=limit, distance=model.distance,
         counts=counts, tiles=counts, verdicts=np.full(len(closest), "wrong"), title="The worst false merges",

@@ -77,6 +77,7 @@ def write_page(
         title=title,
         subtitle=subtitle,
         warnings=warnings,
+        tuned=point is not None and point.certificate is None,
         tiles=[(name, _text(value)) for name, value in tiles.items()],
         point=list(lines.items()),
         figure_names=list(FIGURES.values()),

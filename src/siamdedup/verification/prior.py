@@ -149,22 +149,22 @@ def threshold_for_candidates(
 ) -> float:
     """The loosest threshold, at most ``radius``, that is expected to keep this precision among the candidates.
 
-    Midway to the next candidate where that keeps it, too: not glued to a sample. An expectation is no promise: the
-    file's own precision lies below it about as often as above.
+    Midway to the next candidate (``radius`` after the last) where that keeps it, too: not glued to a sample. An
+    expectation is no promise: the file's own precision lies below it about as often as above.
 
     Raises:
         OperatingPointError: none is; the message says what would help.
     """
-    tried = np.unique(found.distance[found.distance <= min(radius, curve.distance[-1])])
+    limit = min(radius, curve.distance[-1])
+    tried = np.unique(found.distance[found.distance <= limit])
     expected = expected_precision(curve, found, tried, which)
     good = np.flatnonzero(expected >= precision)
     if len(good):
         k = int(good[-1])
-        beyond = float(tried[k + 1]) if k + 1 < len(tried) else min(radius, curve.distance[-1])
-        middle = (float(tried[k]) + max(beyond, float(tried[k]))) / 2
+        looser = (float(tried[k]) + float(tried[k + 1])) / 2 if k + 1 < len(tried) else limit
         # The same candidates, but more false matches are expected of it: not where that breaks the goal.
-        kept = expected_precision(curve, found, np.array(middle), which) >= precision
-        return middle if kept else float(tried[k])
+        kept = expected_precision(curve, found, np.array(looser), which) >= precision
+        return looser if kept else float(tried[k])
     best = float(np.nanmax(expected)) if len(tried) and np.isfinite(expected).any() else 0.0
     raise OperatingPointError(
         f"no threshold is expected to keep precision {precision:g} on this catalogue: at best {best:.3g}. One false "
