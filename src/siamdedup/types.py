@@ -147,7 +147,8 @@ class Certificate:
         confidence: chance, over the draw of the sample, that a promise made this way is kept.
         n_pairs: merges (product pairs) in the file.
         n_reviewed: sampled merges that bear on the promise; ``n_wrong`` of them were wrong.
-        lower_bound: exact lower confidence bound of the file's precision, >= ``precision``.
+        lower_bound: of the file's precision, >= ``precision``, at the level it was tested at: exact for a file fixed
+            beforehand, while this one was chosen among a few. Only ``precision`` is promised.
         catalog_hash: of the catalogue that was deduplicated; the promise is about no other.
     """
 

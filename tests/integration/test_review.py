@@ -18,6 +18,7 @@ from siamdedup.cli.reviewing import certify_file, sample
 from siamdedup.dedup.output import read_duplicates_json
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.types import OperatingPoint
+from siamdedup.verification.review import ReviewPlan
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*smaller than the logging interval.*"
@@ -27,7 +28,9 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def found(configure: Configure, planted: Path, tmp_path: Path) -> Path:  # noqa: F811
     """A folder that dedup wrote, with a loose threshold so that right and wrong merges are in it."""
-    model = trained(configure, planted, tmp_path / "model", "trainer.max_epochs=1", "baselines=false")["model"]
+    model = trained(configure, planted, tmp_path / "model", "trainer.max_epochs=1", "baselines=false")[
+        "model"
+    ]
     arguments = [f"checkpoint={model}", f"catalog={planted}/planted/catalog.csv", f"out={tmp_path}/found"]
     deduplicate(configure("dedup", *arguments, "max_distance=0.05", "device=cpu"))
     return tmp_path / "found"
@@ -68,7 +71,9 @@ def test_verdicts_prove_a_file_and_wrong_merges_leave_it(
     share = sum(correct) / len(correct)
 
     # Judging everything leaves nothing to chance: a promise just below the true share is kept, one above is not.
-    easy = configure("review", f"found={found}", f"precision={share * 0.9}", f"reviews={len(all_pairs)}", "narrowest=1")
+    easy = configure(
+        "review", f"found={found}", f"precision={share * 0.9}", f"reviews={len(all_pairs)}", "narrowest=1"
+    )
     drawn = sample(easy)
     assert drawn["merges"] == len(all_pairs)
     with pytest.raises(OperatingPointError, match="not judged"):
@@ -141,6 +146,13 @@ def test_a_round_that_falls_short_says_so_and_asks_for_more(
     looks = json.loads((found / "review/plan.json").read_text())["looks"]
     assert [look["round"] for look in looks] == [1]
     assert np.isfinite([f["p"] for f in looks[0]["files"]]).all()
+
+    # Another plan is another try: it starts with what is left of the chance of a false promise.
+    other = configure("review", f"found={found}", "precision=0.9", "reviews=10", "narrowest=0.5", "plan=new")
+    sample(other)
+    plan = ReviewPlan.from_dict(json.loads((found / "review/plan.json").read_text())["plan"])
+    assert plan.spent == 1
+    assert plan.alpha(1) == ReviewPlan.from_dict({**plan.to_dict(), "spent": 0}).alpha(2)
 
 
 def test_bad_input_of_a_review_ends_with_its_message(

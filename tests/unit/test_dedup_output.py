@@ -107,7 +107,9 @@ def test_parquet(tmp_path, monkeypatch):
             "probability": None,
         }
     ]
-    output.write_pairs_parquet(tmp_path / "p.parquet", catalog, pairs, np.array([0.5, 1, 0, 0.25], np.float32))
+    output.write_pairs_parquet(
+        tmp_path / "p.parquet", catalog, pairs, np.array([0.5, 1, 0, 0.25], np.float32)
+    )
     assert pq.read_table(tmp_path / "p.parquet")["probability"].to_pylist() == [0.5, 1, 0, 0.25]
     again = output.read_pairs_parquet(tmp_path / "p.parquet", catalog)
     for name in ("left", "right", "distance", "left_image", "right_image", "stage"):

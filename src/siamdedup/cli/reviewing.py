@@ -56,6 +56,7 @@ class _Review:
     plan: ReviewPlan | None
     round_: int
     looks: list[dict[str, Any]]
+    spent: int = 0  # rounds of earlier plans
 
     @property
     def state(self) -> Path:
@@ -89,6 +90,7 @@ def sample(config: DictConfig) -> dict[str, Any]:
             reviews=config.reviews,
             narrowest=config.narrowest,
             seed=config.seed,
+            spent=review.spent,
         )
     samples = draw(review.plan, review.pairs, review.round_)
     drawn = np.unique(np.concatenate(samples))
@@ -250,13 +252,15 @@ def _open(config: DictConfig) -> _Review:
     review = _Review(
         folder, run, catalog, read_pairs_parquet(folder / "candidates.parquet", catalog), None, 1, []
     )
-    if config.plan == "keep" and review.state.exists():
+    if config.plan not in ("keep", "new"):
+        raise ConfigError(f"unknown plan {config.plan!r}", remedy="plan=keep or plan=new")
+    if review.state.exists():
         saved = json.loads(review.state.read_text(encoding="utf-8"))
-        review.plan, review.round_, review.looks = (
-            ReviewPlan.from_dict(saved["plan"]),
-            saved["round"],
-            saved["looks"],
-        )
+        review.looks = saved["looks"]
+        if config.plan == "keep":
+            review.plan, review.round_ = ReviewPlan.from_dict(saved["plan"]), saved["round"]
+        else:  # what was tested before is paid for
+            review.spent = len(review.looks)
     return review
 
 

@@ -76,8 +76,7 @@ def review_table(outcome: ReviewOutcome, title: str) -> None:
 def certificate_line(certificate: Certificate) -> str:
     return (
         f"with confidence {certificate.confidence:g}, at least {certificate.precision:g} of these "
-        f"{certificate.n_pairs:,} merges are right ({certificate.n_reviewed:,} judged, {certificate.n_wrong:,} wrong; "
-        f"lower bound {certificate.lower_bound:.4f})"
+        f"{certificate.n_pairs:,} merges are right ({certificate.n_reviewed:,} judged, {certificate.n_wrong:,} wrong)"
     )
 
 

@@ -13,7 +13,7 @@ the chance of a false promise, so that trying again is paid for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class ReviewPlan:
         sizes: merges in each of these files.
         reviews: merges drawn from each file in the first round (a smaller file is drawn whole).
         seed: of the merges' random numbers.
+        spent: rounds of earlier plans for the same folder, whose share of the chance of a false promise is gone.
     """
 
     precision: float
@@ -52,10 +53,11 @@ class ReviewPlan:
     sizes: tuple[int, ...]
     reviews: int
     seed: int = 0
+    spent: int = 0
 
     def alpha(self, round_: int) -> float:
         """Chance of a false promise that round 1, 2, ... may spend; over all rounds 1 - confidence."""
-        return float((1 - self.confidence) * _FIRST_ROUND * (1 - _FIRST_ROUND) ** (round_ - 1))
+        return float((1 - self.confidence) * _FIRST_ROUND * (1 - _FIRST_ROUND) ** (self.spent + round_ - 1))
 
     def drawn(self, round_: int) -> list[int]:
         """Merges drawn from each file up to this round."""
@@ -67,7 +69,7 @@ class ReviewPlan:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> ReviewPlan:
-        values = {f.name: plain[f.name] for f in fields(cls)}
+        values = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
         values["thresholds"] = tuple(float(t) for t in values["thresholds"])
         values["sizes"] = tuple(int(n) for n in values["sizes"])
         return cls(**values)
@@ -112,6 +114,7 @@ def plan_review(
     narrowest: float = 0.1,
     n_thresholds: int = 12,
     seed: int = 0,
+    spent: int = 0,
 ) -> ReviewPlan:
     """Plan the review of the merges at these distances.
 
@@ -121,6 +124,7 @@ def plan_review(
             wrong merges is ``wrong_rate``.
         wrong_rate: default: a quarter of what the promise allows.
         narrowest: the strictest threshold considered keeps this share of the merges.
+        spent: rounds that earlier plans have used up; planning anew until it fits must not be free.
         n_thresholds: at most so many, in steps of equal ratio of file sizes; merges tied in distance stay together.
 
     Raises:
@@ -143,14 +147,16 @@ def plan_review(
     # A float32, so that comparing distances with it gives the same file in either precision.
     middle = ((last + above) / 2).astype(np.float32).astype(np.float64)
     thresholds = np.where((last <= middle) & (middle < above), middle, last)
-    plan = ReviewPlan(precision, confidence, tuple(thresholds.tolist()), tuple(sizes.tolist()), 1, seed)
+    plan = ReviewPlan(
+        precision, confidence, tuple(thresholds.tolist()), tuple(sizes.tolist()), 1, seed, spent
+    )
     if reviews is None:
         rate = (1 - precision) / 4 if wrong_rate is None else wrong_rate
         level = float(start_levels(len(sizes), plan.alpha(1))[0])
         reviews = reviews_needed(n, precision, level, wrong_rate=rate, at_most=True) or n
     if reviews < 1:
         raise ValueError(f"at least one review, not {reviews}")
-    return ReviewPlan(plan.precision, confidence, plan.thresholds, plan.sizes, int(reviews), seed)
+    return replace(plan, reviews=int(reviews))
 
 
 def draw(plan: ReviewPlan, pairs: ProductPairs, round_: int = 1) -> list[IntArray]:
@@ -166,7 +172,7 @@ def draw(plan: ReviewPlan, pairs: ProductPairs, round_: int = 1) -> list[IntArra
     if np.cumsum(counts).tolist() != list(plan.sizes):
         raise OperatingPointError(
             f"the merges have changed since the review was planned: {len(pairs):,} now, {plan.sizes[-1]:,} then",
-            remedy="plan the review anew; verdicts that were given stay valid and are used again",
+            remedy="plan the review anew (plan=new); verdicts that were given stay valid and are used again",
         )
     number = _random_numbers(pairs, plan.seed)
     by_file = np.argsort(files, kind="stable")
