@@ -119,6 +119,8 @@ def test_one_seed_gives_one_result_and_a_checkpoint_of_plain_values(
         ["loss=proxy_anchor", "sampler=shuffle", "model.layer_decay=0.8"],
         ["memory=cross_batch", "model.freeze_backbone=true", "head=gem", "head.dim=16"],
         ["logger=wandb", "logger.wandb.offline=true"],
+        ["whiten.dim=8", "data.gallery_images=16"],
+        ["trainer.max_epochs=0", "whiten.dim=8", "data.gallery_images=16"],
         ["trainer.accumulate_grad_batches=2", "model.freeze_batch_norm=true", "trainer.precision=bf16-mixed"],
     ],
     ids=lambda o: "+".join(o)[:60],
@@ -132,6 +134,7 @@ def test_every_way_of_learning_runs(
     assert 0 <= result["metrics"]["test/micro_ap"] <= 1
     model = load_checkpoint(result["model"])
     assert model.operating_point is None or model.operating_point.model_hash == model.model_hash
+    assert (model.network.dim == 8) == any(o.startswith("whiten.dim") for o in overrides)
 
 
 def test_dedup_writes_json_pairs_page_and_ledger(configure: Configure, planted: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from siamdedup.errors import OperatingPointError
-from siamdedup.types import ScoredPairs
+from siamdedup.types import OperatingPoint, ScoredPairs
 from siamdedup.verification.distances import DISTANCES, to_distance
 from siamdedup.verification.prior import (
     Candidates,
     FalseMatchCurve,
     candidates,
     expected_precision,
+    match_odds,
     measure_false_matches,
     threshold_for_candidates,
 )
@@ -261,3 +263,20 @@ def test_no_threshold_says_what_one_false_match_of_validation_is_here():
     for empty in (Candidates(np.empty(0), 10.0), Candidates(np.array([0.9]), 10.0)):
         with pytest.raises(OperatingPointError, match="at best 0"):
             threshold_for_candidates(CURVE, empty, 0.9, 0.5)
+
+
+def test_match_odds_compare_the_share_of_matches_with_validations():
+    """Distances drawn alike, three times as many matches for each pair: the odds are about 3 at any threshold."""
+    rng = np.random.default_rng(3)
+    match, other = simulated(rng, 4_000, 400_000)
+    distance = np.concatenate([match, other])
+    curve = measure_false_matches(scored(distance, np.arange(len(distance)) < len(match)))
+    there = np.concatenate(simulated(rng, 6_000, 200_000))
+    found = Candidates(np.sort(there[there <= 0.5]), 200_000.0)
+    for threshold in (0.2, 0.35):
+        recall = float((match <= threshold).mean())
+        rates = {"fmr": 0.0, "fnmr": 1 - recall, "precision": 1.0, "recall": recall, "f1": 1.0}
+        point = OperatingPoint(threshold, "cosine", "", **rates, n_match=len(match), n_nonmatch=len(other))
+        assert match_odds(point, curve, found) == pytest.approx(3, rel=0.1)
+    assert match_odds(point, curve, Candidates(np.empty(0), 200_000.0)) is None
+    assert match_odds(replace(point, recall=0.0), curve, found) is None

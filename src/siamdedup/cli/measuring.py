@@ -13,8 +13,9 @@ from siamdedup.callbacks.verification import VerificationCallback
 from siamdedup.dedup.fusing import fusion_data
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.extract import embed_loader, has_bf16
-from siamdedup.embedding.network import EmbeddingNetwork
-from siamdedup.errors import OperatingPointError
+from siamdedup.embedding.network import EmbeddingNetwork, model_hash
+from siamdedup.embedding.whitening import whiten
+from siamdedup.errors import ConfigError, OperatingPointError
 from siamdedup.types import Embeddings, FloatArray, IntArray
 from siamdedup.utils.hydra import plain
 from siamdedup.verification.distances import to_similarity
@@ -64,6 +65,41 @@ def baseline_rows(
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()
     return rows
+
+
+def whiten_and_tune(
+    config: DictConfig,
+    datamodule: CatalogDataModule,
+    network: EmbeddingNetwork,
+    verification: VerificationCallback,
+    part: Evaluation,
+) -> None:
+    """Whiten the network in place where the config says so, and tune the threshold on it as it now is.
+
+    Raises:
+        ConfigError: too few training pictures are left to fit on.
+    """
+    data, dim = datamodule.data, config.whiten.dim
+    if dim is not None:
+        # Gallery pictures are in no matching pair: fitted on them, whitening would push down false matches alone.
+        rows = data.train_rows[~data.answering[data.train_rows]]
+        if len(rows) <= dim and not config.whiten.shrink:
+            raise ConfigError(
+                f"whiten.dim={dim} needs more than {len(rows)} training pictures outside the gallery",
+                remedy=f"keep fewer in the gallery (data.gallery_images={len(data.train_rows) // 2}), or whiten.shrink=0.3",
+            )
+        vectors, _ = embed(config, network, datamodule.loader_of(rows))
+        network.whiten = whiten(network, vectors, dim, shrink=config.whiten.shrink).whiten
+    vectors, rows = embed(config, network, datamodule.val_dataloader())
+    verification.point, verification.why_none = try_tune(
+        score_embeddings(vectors, rows, part.truth),
+        verification.goal,
+        distance=verification.distance,
+        **part.truth.of_items(rows),
+        bootstrap=verification.bootstrap,
+        data_hash=data.data_hash,
+        model_hash=model_hash(network),
+    )
 
 
 def measure_evidence(

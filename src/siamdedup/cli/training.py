@@ -13,7 +13,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from siamdedup.callbacks.verification import VerificationCallback
-from siamdedup.cli.measuring import baseline_rows, histogram, measure_evidence, resolve_precision
+from siamdedup.cli.measuring import (
+    baseline_rows,
+    histogram,
+    measure_evidence,
+    resolve_precision,
+    whiten_and_tune,
+)
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
@@ -85,6 +91,8 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         )
         if best:
             _restore(best, network, verification)
+        if not best or config.whiten.dim is not None:
+            whiten_and_tune(config, datamodule, network, verification, parts["val"])
         trainer.test(module, datamodule=datamodule, verbose=False)
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]

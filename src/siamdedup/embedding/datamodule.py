@@ -13,7 +13,7 @@ from siamdedup.embedding.dataset import Batch, Loaded, TrainImages, catalog_load
 from siamdedup.embedding.prepare import DataSettings, PreparedData, prepare_data
 from siamdedup.embedding.sampler import DrawSampler
 from siamdedup.embedding.transforms import TrainTransform
-from siamdedup.types import Catalog
+from siamdedup.types import Catalog, IntArray
 
 
 class CatalogDataModule(L.LightningDataModule):
@@ -82,6 +82,16 @@ class CatalogDataModule(L.LightningDataModule):
             sampler=self.sampler,
             collate_fn=collate_train,
             **self._loader_options(),
+        )
+
+    def loader_of(self, rows: IntArray) -> DataLoader[Loaded]:
+        """Pictures of the catalogue as they are, without augmentation: int64 (n,) image rows."""
+        return catalog_loader(
+            self.data.catalog,
+            rows,
+            self.transform.input,
+            batch_size=self.eval_batch_size,
+            workers=self.settings.workers,
         )
 
     def _evaluation(self, name: str, catalog: Catalog) -> DataLoader[Loaded]:

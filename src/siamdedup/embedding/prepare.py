@@ -67,6 +67,7 @@ class PreparedData:
         train_rows, train_labels, train_families: int64 (n,): images of ``catalog`` to learn from, their labels
             0..n_labels-1 (two of one label are a positive pair), and their families or tied groups of families
             (two of one family are never a negative pair).
+        answering: bool (n_images,), pictures of training products that answer queries in evaluation.
         val, test: what to evaluate on, with planted relistings and their truth.
     """
 
@@ -76,6 +77,7 @@ class PreparedData:
     train_rows: IntArray
     train_labels: IntArray
     train_families: IntArray
+    answering: BoolArray
     val: HeldOut
     test: HeldOut
     counts: dict[str, int]
@@ -171,6 +173,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         train_rows=rows,
         train_labels=labels,
         train_families=component,
+        answering=_shown_by(catalog, set(catalog.product_ids.take(gallery).to_pylist())),
         val=evaluation["val"],
         test=evaluation["test"],
         counts=counts,
