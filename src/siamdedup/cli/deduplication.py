@@ -13,6 +13,7 @@ from rich.progress import Progress
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.table import catalog_hash, read_catalog
 from siamdedup.cli.decision import decide, merge_probability, starting_point
+from siamdedup.cli.embedding import embed_catalog
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
@@ -20,9 +21,8 @@ from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.output import write_duplicates_json, write_groups_parquet, write_pairs_parquet
 from siamdedup.dedup.products import hot_images, product_pairs
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
-from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import DataSettings, open_catalog
-from siamdedup.errors import CatalogError, ConfigError
+from siamdedup.errors import ConfigError
 from siamdedup.files import write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
@@ -56,24 +56,10 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     catalog = _catalog(config, ledger)
     out = Path(config.out).expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
-    embeddings = extract(
-        model,
-        catalog,
-        out / "cache",
-        batch_size=config.batch_size,
-        workers=config.workers,
-        shard_size=config.shard_size,
-        device=config.device,
-        precision=config.precision,
-        ledger=ledger,
-    )
-    if not len(embeddings.image_rows):
-        ledger.write(out / "ledger.csv")
-        raise CatalogError(
-            f"none of its {catalog.n_images} pictures can be read (the first: {catalog.image_path(0)})",
-            where=str(config.catalog),
-            remedy="picture paths start from the table's folder; name another with root=FOLDER",
-        )
+    embeddings = embed_catalog(
+        config, model, catalog, out, ledger, source=str(config.catalog),
+        remedy="picture paths start from the table's folder; name another with root=FOLDER",
+    )  # fmt: skip
     index: Index = build(config.index)
     found = _join(index, embeddings, float(to_similarity(radius, model.distance)))
     decision = decide(config, model, catalog, embeddings, found, radius)

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.pairs_file import PairsFile, read_pairs
+from siamdedup.cli.embedding import embed_catalog
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
-from siamdedup.embedding.extract import extract
-from siamdedup.errors import CatalogError, ConfigError
+from siamdedup.errors import ConfigError
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import counts_table
 from siamdedup.report.verification_page import plus_minus, write_verification_page
@@ -61,24 +61,10 @@ def verify(config: DictConfig) -> dict[str, Any]:
     catalog = listed.catalog()
     out = Path(config.out).expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
-    embeddings = extract(
-        model,
-        catalog,
-        out / "cache",
-        batch_size=config.batch_size,
-        workers=config.workers,
-        shard_size=config.shard_size,
-        device=config.device,
-        precision=config.precision,
-        ledger=ledger,
-    )
-    if not len(embeddings.image_rows):
-        ledger.write(out / "ledger.csv")
-        raise CatalogError(
-            f"none of its {catalog.n_images} pictures can be read (the first: {catalog.image_path(0)})",
-            where=str(config.pairs),
-            remedy="the ledger names each picture and why",
-        )
+    embeddings = embed_catalog(
+        config, model, catalog, out, ledger, source=str(config.pairs),
+        remedy="the ledger names each picture and why",
+    )  # fmt: skip
     pairs, readable = score_listed(listed, embeddings)
     _note(ledger, config.pairs, listed, ~readable, "unreadable picture: pair left out")
     fold = listed.fold[readable]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from siamdedup.types import BoolArray, FloatArray, IntArray
+from siamdedup.verification.distances import unit_rows
 from siamdedup.verification.histogram import BINS, PairHistogram, bin_of
 from siamdedup.verification.pairs import ImageTruth
 
@@ -37,17 +38,17 @@ def score_histogram(
     matching = truth.positions(image_rows)[0]
     for start in range(0, len(matching), tile):
         left, right = matching[start : start + tile].T
-        histogram.add(np.einsum("ij,ij->i", _unit(vectors, left), _unit(vectors, right)), True)
+        histogram.add(np.einsum("ij,ij->i", unit_rows(vectors[left]), unit_rows(vectors[right])), True)
     component, gallery = truth.component[image_rows], truth.gallery[image_rows]
     unsure = truth.unsure_positions(image_rows)
     counts = np.zeros((workers, BINS + 1), np.int64)
     with ThreadPoolExecutor(workers) as pool:
         for top in range(0, n, tile):
-            a = _unit(vectors, slice(top, top + tile))
+            a = unit_rows(vectors[top : top + tile])
             bands = np.linspace(0, len(a), workers + 1).astype(int)
             mine = unsure[unsure[:, 0] // tile == top // tile]
             for side in range(top, n, tile):
-                b = a if side == top else _unit(vectors, slice(side, side + tile))
+                b = a if side == top else unit_rows(vectors[side : side + tile])
                 dot = a @ b.T
                 skipped = mine[mine[:, 1] // tile == side // tile]
                 dot[skipped[:, 0] - top, skipped[:, 1] - side] = -np.inf
@@ -63,14 +64,6 @@ def score_histogram(
                     task.result()
     histogram.nonmatch += counts.sum(0)
     return histogram
-
-
-def _unit(vectors: npt.NDArray[Any], rows: slice | IntArray) -> FloatArray:
-    block = np.asarray(vectors[rows], np.float32)
-    norm = np.linalg.norm(block, axis=1, keepdims=True)
-    if not (np.abs(norm - 1) < 0.01).all():
-        raise ValueError("vectors must be finite and of unit length")
-    return np.asarray(block / norm, np.float32)
 
 
 @njit(nogil=True, cache=True)

@@ -85,3 +85,26 @@ def to_similarity(distance: float | Floats, name: str) -> float | Float64Array:
         value = value * value
     similarity = 1.0 - value if name == "cosine" else 1.0 - value / 2.0
     return float(similarity) if similarity.ndim == 0 else similarity
+
+
+def midway(last: float, beyond: float, name: str) -> float:
+    """A threshold between the last accepted distance and the next beyond it, so that it is not glued to a sample.
+
+    Halfway in similarity, which accepts the same pairs whatever the distance is called; ``last`` itself where
+    rounding would move a pair across, or where nothing lies beyond (``beyond`` is infinite).
+    """
+    between = to_distance((to_similarity(last, name) + to_similarity(beyond, name)) / 2, name)
+    return between if last <= between < beyond else last
+
+
+def unit_rows(block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Rows (n, d) as float32 of length 1: rounding to float16 undoes it, and with it distance 0 of one picture.
+
+    Raises:
+        ValueError: a row is not finite or not of about unit length.
+    """
+    block = np.asarray(block, np.float32)
+    norm = np.linalg.norm(block, axis=1, keepdims=True)
+    if not (np.abs(norm - 1) < 0.01).all():
+        raise ValueError("vectors must be finite and of unit length")
+    return np.asarray(block / norm, np.float32)

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from siamdedup.errors import OperatingPointError
 from siamdedup.types import BoolArray, IntArray, ScoredPairs
-from siamdedup.verification.distances import Float64Array, to_distance, to_similarity
+from siamdedup.verification.distances import Float64Array, midway, to_distance
 from siamdedup.verification.rates import Curve, curve
 
 
@@ -167,8 +167,7 @@ def _threshold(points: Curve, target: float | None, distance: str) -> float:
     if index + 1 == len(points.closeness):
         return last
     beyond = -float(points.closeness[index + 1])
-    between = to_distance((to_similarity(last, distance) + to_similarity(beyond, distance)) / 2, distance)
-    return between if last <= between < beyond else last  # rounding must not move a pair across
+    return midway(last, beyond, distance)
 
 
 def family_folds(groups: IntArray, k: int, seed: int) -> IntArray:

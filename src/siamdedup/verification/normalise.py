@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamdedup.types import FloatArray, ScoredPairs
-from siamdedup.verification.distances import Float64Array, Floats, snap
+from siamdedup.verification.distances import Float64Array, Floats, snap, unit_rows
 from siamdedup.verification.rates import micro_ap
 
 WEIGHTS = tuple(float(w) for w in np.linspace(0, 2, 41))
@@ -71,11 +71,11 @@ def background_similarity(
     bias = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), tile):
         part = slice(start, start + tile)
-        a = _unit(vectors[part])
+        a = unit_rows(vectors[part])
         best = np.full((len(a), k_last), -np.inf, np.float32)
         for low in range(0, len(background), tile):
             other = slice(low, low + tile)
-            dot = a @ _unit(background[other]).T
+            dot = a @ unit_rows(background[other]).T
             if rows is not None and background_rows is not None:
                 dot[rows[part, None] == background_rows[None, other]] = -np.inf
             best = np.partition(np.hstack([best, dot]), -k_last, axis=1)[:, -k_last:]
@@ -139,11 +139,3 @@ def tune_weight(
     scored = [(micro_ap(normalise_pairs(pairs, bias, weight)), -weight) for weight in weights]
     figure, minus = max(scored)
     return -minus + 0.0, figure
-
-
-def _unit(block: npt.NDArray[Any]) -> FloatArray:
-    block = np.asarray(block, np.float32)
-    norm = np.linalg.norm(block, axis=1, keepdims=True)
-    if not (np.abs(norm - 1) < 0.01).all():
-        raise ValueError("vectors must be finite and of unit length")
-    return np.asarray(block / norm, np.float32)

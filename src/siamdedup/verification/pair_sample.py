@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamdedup.types import BoolArray, FloatArray, IntArray
-from siamdedup.verification.distances import Float64Array, snap
+from siamdedup.verification.distances import Float64Array, snap, unit_rows
 
 BINS = 400  # of a histogram over similarities -1..1
 _ROWS, _NUMBERS = 16_384, 2**23  # pictures read at most on either side, and numbers in their vectors
@@ -94,11 +94,7 @@ def draw_pairs(
     a = rng.choice(asking, min(limit, len(asking)), replace=False)
     b = rng.choice(n, min(limit, n), replace=False)
     rows = np.unique(np.concatenate([a, b]))
-    unit = np.asarray(vectors[rows], np.float32)
-    norm = np.linalg.norm(unit, axis=1, keepdims=True)
-    if not (np.abs(norm - 1) < 0.01).all():
-        raise ValueError("vectors must be finite and of unit length")
-    unit /= norm
+    unit = unit_rows(vectors[rows])
     family = np.unique(families[rows], return_inverse=True)[1]
     # Blocks of pictures, not single pairs: one small matrix product each, from few rows read.
     blocks = max(1, min(round(len(a) * len(b) / (2 * n_pairs)), len(a), len(b)))

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from siamdedup.types import BoolArray, Catalog, FloatArray, IntArray, ScoredPairs
-from siamdedup.verification.distances import Float64Array, Floats, snap
+from siamdedup.verification.distances import Float64Array, Floats, snap, unit_rows
 
 _Rows = Callable[[slice | IntArray], FloatArray]  # items -> float32 (items, k); their dot product ranks pairs
 
@@ -179,11 +179,7 @@ def score_embeddings(
         raise ValueError(f"vectors must be (n, d), not {vectors.shape}")
 
     def unit(rows: slice | IntArray) -> FloatArray:
-        block = np.asarray(vectors[rows], np.float32)
-        norm = np.linalg.norm(block, axis=1, keepdims=True)
-        if not (np.abs(norm - 1) < 0.01).all():
-            raise ValueError("vectors must be finite and of unit length")
-        return np.asarray(block / norm, np.float32)
+        return unit_rows(vectors[rows])
 
     return _score(unit, snap, len(vectors), image_rows, truth, max_nonmatch, tile)
 

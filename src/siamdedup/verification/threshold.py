@@ -9,7 +9,7 @@ import numpy as np
 from siamdedup.types import BoolArray, IntArray, OperatingPoint, ScoredPairs
 from siamdedup.verification import rates
 from siamdedup.verification.bootstrap import RATES, rate_intervals
-from siamdedup.verification.distances import to_distance, to_similarity
+from siamdedup.verification.distances import midway, to_distance
 from siamdedup.verification.goals import Goal, choose
 
 
@@ -52,9 +52,7 @@ def tune_threshold(
     chosen = choose(pairs, goal, points, closeness=-away, groups=groups, gallery=gallery)
     last = -float(points.closeness[chosen])
     beyond = np.append(away[away > last], to_distance(pairs.floor, distance)).min()
-    middle = (to_similarity(last, distance) + to_similarity(float(beyond), distance)) / 2
-    between = to_distance(middle, distance)  # infinite where there is no next pair
-    threshold = between if last <= between < beyond else last
+    threshold = midway(last, float(beyond), distance)
     accepted = away <= threshold
     measured = rates.rates_of(pairs, accepted)
     known = groups is not None and bootstrap > 0
