@@ -7,8 +7,10 @@ For each of 20 seeds, 36 % of the pictures of the whole catalogue are relisted (
 validation saw), the catalogue is embedded and joined, and for each wanted precision a threshold is chosen in four ways:
 
     validation    of that precision on the validation pairs, taken as it is
-    prior         expected to have it among this catalogue's candidates (verification/prior.py, what dedup.py does)
+    prior         expected to have it among this catalogue's candidates (verification/prior.py)
     prior, high   the same with the upper end of the false match rate's interval
+    probability   the mean probability of the accepted picture pairs is that precision (verification/fusion.py, shifted to
+                  this catalogue's share of duplicates: what dedup.py does)
     review        proven with 95 % confidence by a reviewed sample (verification/review.py) of the merges within the
                   validation threshold for the least precision wanted; the truth is the reviewer
 
@@ -37,6 +39,7 @@ from siamdedup.catalog.families import image_families
 from siamdedup.catalog.relist import plant
 from siamdedup.cli.measuring import embed, resolve_precision
 from siamdedup.cli.training import build_datamodule
+from siamdedup.dedup.evidence import picture_pair_weight, product_evidence
 from siamdedup.dedup.join import exact_self_join
 from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.products import product_pairs
@@ -48,19 +51,22 @@ from siamdedup.types import Catalog, ProductPairs
 from siamdedup.utils.hydra import config_dir
 from siamdedup.verification.distances import to_distance, to_similarity
 from siamdedup.verification.evaluate import prepare_evaluation
+from siamdedup.verification.fusion import FusionModel
 from siamdedup.verification.goals import MinPrecision
 from siamdedup.verification.pairs import score_embeddings
 from siamdedup.verification.prior import (
     Candidates,
     FalseMatchCurve,
     candidates,
+    match_odds,
     measure_false_matches,
+    threshold_by_probability,
     threshold_for_candidates,
 )
 from siamdedup.verification.review import certify, draw, plan_review
 from siamdedup.verification.threshold import tune_threshold
 
-WAYS = ("validation", "prior", "prior, high", "review")
+WAYS = ("validation", "prior", "prior, high", "probability", "review")
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Found:
     pairs: ProductPairs
     verdict: np.ndarray
     here: Candidates
+    probability: np.ndarray
 
     def picture_precision(self, threshold: float) -> float:
         """Of the distinct picture pairs behind the merges, variants left out; NaN where there are none."""
@@ -80,7 +87,9 @@ class Found:
         return float((self.verdict[rows[first]] == "same").mean()) if len(first) else float("nan")
 
 
-def relisted(model: TrainedModel, whole: Catalog, radius: float, cache: Path, seed: int) -> Found:
+def relisted(
+    model: TrainedModel, curve: FalseMatchCurve, whole: Catalog, radius: float, cache: Path, seed: int
+) -> Found:
     catalog = plant(whole, cache, fraction=0.36, seed=1000 + seed, progress=False)
     made = extract(model, catalog, cache / "promises", progress=False)
     joined = exact_self_join(made.vectors, float(to_similarity(radius, model.distance)))
@@ -90,9 +99,12 @@ def relisted(model: TrainedModel, whole: Catalog, radius: float, cache: Path, se
     words = np.array(["same", "variant", "different"])
     judged = verdicts(catalog, pairs)
     verdict = words[np.select([judged == "right", judged == ""], [0, 1], 2)]
-    return Found(
-        catalog, pairs, verdict, candidates(to_distance(joined.similarity[cross], model.distance), family)
-    )
+    here = candidates(to_distance(joined.similarity[cross], model.distance), family)
+    point, fusion = model.operating_point, FusionModel.from_dict(model.evidence["fusion"])
+    assert point is not None, "the checkpoint has no operating point"
+    odds = fusion.prior / (1 - fusion.prior) * (match_odds(point, curve, here) or float("nan"))
+    evidence = product_evidence(catalog, made, pairs)
+    return Found(catalog, pairs, verdict, here, fusion.with_prior(odds / (1 + odds)).probability(evidence))
 
 
 def by_review(found: Found, precision: float, radius: float, seed: int) -> tuple[float, int]:
@@ -126,6 +138,12 @@ def thresholds(
         except OperatingPointError:
             at = float("nan")
         chosen[way] = (at, 0)
+    weight = picture_pair_weight(found.pairs)
+    try:
+        at = threshold_by_probability(found.pairs.distance, found.probability, weight, precision, radius)
+    except OperatingPointError:
+        at = float("nan")
+    chosen["probability"] = (at, 0)
     chosen["review"] = by_review(found, precision, tuned[min(tuned)], seed)
     return chosen
 
@@ -166,7 +184,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     cache = Path(config.paths.cache_dir)
     for seed in track(range(options.seeds), "Seeds", transient=True):
-        found = relisted(model, datamodule.data.catalog, radius, cache, seed)
+        found = relisted(model, curve, datamodule.data.catalog, radius, cache, seed)
         for precision in options.targets:
             chosen = thresholds(found, tuned, curve, precision, radius, seed)
             for way, (at, judged) in chosen.items():

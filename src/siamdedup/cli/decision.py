@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from siamdedup.catalog.families import image_families, tie_families
 from siamdedup.catalog.table import catalog_hash
-from siamdedup.dedup.evidence import product_evidence
+from siamdedup.dedup.evidence import picture_pair_weight, product_evidence
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.errors import ConfigError, OperatingPointError
@@ -28,6 +28,7 @@ from siamdedup.verification.prior import (
     expected_false,
     expected_precision,
     match_odds,
+    threshold_by_probability,
     threshold_for_candidates,
 )
 
@@ -40,8 +41,7 @@ class Decision:
     threshold: distance up to which a pair is a merge.
     source: where it comes from, in words.
     lines: what is to be expected of it on this catalogue, for the closing table.
-    match_odds: how many times as many matching pairs, for each non-matching one, this catalogue seems to have
-        than validation; None where that cannot be told.
+    probability: float32 (n_pairs,), chance that each candidate merge is right; None where none could be told.
     point: the operating point that was started from, None where the threshold was given by hand.
     warnings: what a person must know before trusting it.
     """
@@ -50,7 +50,7 @@ class Decision:
     source: str
     lines: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    match_odds: float | None = None
+    probability: FloatArray | None = None
     point: OperatingPoint | None = None
 
 
@@ -96,18 +96,23 @@ def decide(
     catalog: Catalog,
     embeddings: Embeddings,
     found: ImagePairs,
+    pairs: ProductPairs,
     radius: float,
 ) -> Decision:
     """Take the starting point to this catalogue: its own prior, its own candidates.
 
     With ``prior=catalog`` a threshold that was tuned for a precision is chosen anew, so that this precision is
-    expected among the candidates that the join returned (``found``, all pairs within ``radius``); where that
-    cannot be had, the threshold stays and a warning says so.
+    expected among the candidates that the join returned (``found`` of pictures and ``pairs`` of products, all within
+    ``radius``); where that cannot be had, the threshold stays and a warning says so.
     """
     threshold, point = starting_point(config, model)
     if config.prior not in ("catalog", "validation"):
         raise ConfigError(f"unknown prior {config.prior!r}", remedy="prior=catalog or prior=validation")
     here = _candidates(catalog, embeddings, found, model.distance)
+    kept = model.evidence.get("false_matches")
+    curve = FalseMatchCurve.from_dict(kept) if kept else None
+    probability = _probability(config, model, curve, here, catalog, embeddings, pairs, radius)
+    weight = picture_pair_weight(pairs)
     if point is None:
         source = "given by hand"
     elif point.certificate is not None:
@@ -115,18 +120,24 @@ def decide(
     else:
         source = "tuned on validation"
     warnings = []
-    kept = model.evidence.get("false_matches")
-    curve = FalseMatchCurve.from_dict(kept) if kept else None
     goal = point.precision_goal if point is not None and point.certificate is None else None
-    if goal is not None and curve is not None and config.prior == "catalog":
+    if goal is not None and config.prior == "catalog":
         try:
-            threshold = threshold_for_candidates(curve, here, goal, radius)
+            if probability is not None:
+                threshold = threshold_by_probability(pairs.distance, probability, weight, goal, radius)
+            elif curve is not None:
+                threshold = threshold_for_candidates(curve, here, goal, radius)
             source = f"chosen for precision >= {goal:g} among this catalogue's own candidates"
         except OperatingPointError as error:
             warnings.append(str(error))
     lines = {"threshold": f"{model.distance} distance <= {threshold:.4f} ({source})"}
+    inside = pairs.distance <= threshold
+    if probability is not None and inside.any():
+        lines["precision to expect: by probability"] = (
+            f"{np.average(probability[inside], weights=weight[inside]):.3f}"
+        )
     if curve is not None:
-        lines["picture precision to expect here"] = _with_interval(
+        lines["by false match rate"] = _with_interval(
             *(float(expected_precision(curve, here, np.array(threshold), w)) for w in ("fmr", "high", "low"))
         )
     lines |= _drift(model, catalog, embeddings, warnings)
@@ -136,31 +147,35 @@ def decide(
         lines["false picture pairs to expect"] = expected_false(point, curve, threshold, here.n_pairs)
     for warning in warnings:
         log.warning("%s", warning)
-    odds = match_odds(model.operating_point, curve, here) if model.operating_point and curve else None
-    return Decision(threshold, source, lines, tuple(warnings), odds, point)
+    return Decision(threshold, source, lines, tuple(warnings), probability, point)
 
 
-def merge_probability(
+def _probability(
     config: DictConfig,
     model: TrainedModel,
-    decision: Decision,
+    curve: FalseMatchCurve | None,
+    here: Candidates,
     catalog: Catalog,
     embeddings: Embeddings,
     pairs: ProductPairs,
+    radius: float,
 ) -> FloatArray | None:
     """float32 (n_pairs,): chance that each merge is right, for this catalogue's share of duplicates.
 
     None where the checkpoint has no such model, or this catalogue's share cannot be told.
     """
-    kept = model.evidence.get("fusion")
-    if not kept or decision.match_odds is None:
+    kept, tuned = model.evidence.get("fusion"), model.operating_point
+    if not kept or tuned is None or curve is None or tuned.threshold > radius:
+        return None
+    more = match_odds(tuned, curve, here)
+    if more is None:
         return None
     fusion = FusionModel.from_dict(kept)
     prints = fingerprint(catalog, workers=config.workers) if set(fusion.names) - {BEST} else None
     evidence = product_evidence(
         catalog, embeddings, pairs, fingerprints=prints, max_families_per_image=config.max_families_per_image
     )
-    odds = fusion.prior / (1 - fusion.prior) * decision.match_odds
+    odds = fusion.prior / (1 - fusion.prior) * more
     return fusion.with_prior(odds / (1 + odds)).probability(evidence).astype(np.float32)
 
 

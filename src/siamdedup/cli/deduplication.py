@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.table import catalog_hash, read_catalog
-from siamdedup.cli.decision import decide, merge_probability, starting_point
+from siamdedup.cli.decision import decide, starting_point
 from siamdedup.cli.embedding import embed_catalog
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
@@ -62,8 +62,6 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     )  # fmt: skip
     index: Index = build(config.index)
     found = _join(index, embeddings, float(to_similarity(radius, model.distance)))
-    decision = decide(config, model, catalog, embeddings, found, radius)
-    threshold = decision.threshold
     every = product_pairs(
         catalog,
         embeddings.image_rows,
@@ -71,7 +69,10 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         distance=model.distance,
         max_families_per_image=config.max_families_per_image,
     )
-    pairs = every.take(every.distance <= threshold)
+    decision = decide(config, model, catalog, embeddings, found, every, radius)
+    threshold, chance = decision.threshold, decision.probability
+    inside = every.distance <= threshold
+    pairs = every.take(inside)
     groups = duplicate_groups(catalog, pairs)
     for row in hot_images(catalog, config.max_families_per_image):
         ledger.add(
@@ -81,8 +82,6 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
             "placeholder image: shown by too many families to pair",
         )
     write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
-    chance = merge_probability(config, model, decision, catalog, embeddings, every)
-    inside = every.distance <= threshold
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs, None if chance is None else chance[inside])
     write_groups_parquet(out / "groups.parquet", catalog, groups)
     write_pairs_parquet(out / "candidates.parquet", catalog, every, chance)
@@ -96,11 +95,6 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "pictures embedded": len(embeddings.image_rows),
         "candidate picture pairs": len(found.left),
         "duplicate product pairs": len(pairs),
-        **(
-            {}
-            if chance is None or not len(pairs)
-            else {"of them right, by their probabilities": f"{chance[inside].mean():.3f}"}
-        ),
         "products with a duplicate": with_duplicates,
         "duplicate groups": groups.n_groups,
         "largest connected component": groups.largest_component,

@@ -173,6 +173,33 @@ def threshold_for_candidates(
     )
 
 
+def threshold_by_probability(
+    distance: Floats, probability: Floats, weight: Floats, precision: float, radius: float
+) -> float:
+    """The loosest threshold, at most ``radius``, whose candidates are right on average with this probability.
+
+    Args:
+        distance, probability, weight: (n,) of the candidates within ``radius``: how far apart, how likely the same
+            product, and what each counts. Candidates tied in distance stay together.
+
+    Raises:
+        OperatingPointError: no threshold does.
+    """
+    order = np.argsort(distance, kind="stable")
+    away, mass = np.asarray(distance, np.float64)[order], np.asarray(weight, np.float64)[order]
+    mean = np.cumsum(mass * np.asarray(probability, np.float64)[order]) / np.cumsum(mass)
+    last = np.append(away[1:] != away[:-1], True)[: len(away)]
+    good = np.flatnonzero(last & (mean >= precision))
+    if not len(good):
+        best = float(mean[last].max()) if len(away) else 0.0
+        raise OperatingPointError(
+            f"no threshold is expected to keep precision {precision:g} on this catalogue: at best {best:.3g}",
+            remedy="improve the embedding, lower the goal, or let people judge a sample: review.py",
+        )
+    k = int(good[-1])
+    return (float(away[k]) + float(away[k + 1])) / 2 if k + 1 < len(away) else radius
+
+
 def expected_false(
     point: OperatingPoint, curve: FalseMatchCurve | None, threshold: float, n_pairs: float
 ) -> str:
