@@ -41,7 +41,7 @@ from siamdedup.verification.review import (
 log = logging.getLogger(__name__)
 _INTRO = (
     "These merges were drawn at random from what was found. Judge every one: what is skipped would bias the promise, "
-    "so say “unsure” where you cannot tell."
+    "so say “unsure” where you cannot tell. Put the downloaded verdicts into the folder of this page."
 )
 
 
@@ -111,7 +111,12 @@ def sample(config: DictConfig) -> dict[str, Any]:
     more = f" to {pages[-1].name}" if len(pages) > 1 else ""
     counts_table(
         f"Review, round {review.round_}: {_promise(review.plan)}",
-        {**counts, "judge on": f"{pages[0]}{more}", "or in": str(review.sheet)},
+        {
+            **counts,
+            "judge on": f"{pages[0]}{more}",
+            "or in": str(review.sheet),
+            "then": f"python review.py certify found={review.folder}",
+        },
     )
     return {"pictures": len(listed), "judged": counts["of them judged already"], "merges": len(drawn)}
 
