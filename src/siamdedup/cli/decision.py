@@ -198,7 +198,7 @@ def _drift(
     if report.drifted:
         warnings.append(
             "this catalogue is unlike what the operating point was measured on: its error rates do not apply here. "
-            + "; ".join(report.lines().values())
+            + "; ".join(s.words for s in report.statistics if s.beyond)
         )
     return {"drift": "yes: see the warning" if report.drifted else (report.reason or "none seen")}
 
