@@ -44,6 +44,7 @@ def configuration(overrides: list[str]) -> DictConfig:
 def new_module(config: DictConfig, datamodule: CatalogDataModule) -> SiameseModule:
     L.seed_everything(0, verbose=False)
     head = plain(config.head)
+    head.pop("init", None)
     network = build_network(plain(config.backbone), head)
     objective = build_objective(config, datamodule.data.n_labels, network.dim)
     return SiameseModule(network, objective, build(config.optimizer), None, **plain(config.model))

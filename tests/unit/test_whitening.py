@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.decomposition import PCA
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.network import EmbeddingNetwork, build_network, model_hash, rebuild
 from siamdedup.embedding.transforms import InputTransform
-from siamdedup.embedding.whitening import fit_whitening, whiten
+from siamdedup.embedding.whitening import fit_whitening, start_head_from_whitening, whiten
 from siamdedup.errors import ConfigError
 from siamdedup.verification.distances import to_distance
 from siamdedup.verification.pairs import ImageTruth, score_embeddings
@@ -191,3 +192,21 @@ def test_only_once_and_only_its_own_vectors(network: EmbeddingNetwork, vectors: 
     with pytest.raises(ValueError, match="of 16 dimensions"):
         whiten(network, vectors[:, :5])
     assert whiten(network, vectors).training is False
+
+
+def test_a_linear_head_starts_as_the_whitening_of_its_features(network: EmbeddingNetwork) -> None:
+    started = copy.deepcopy(network)
+    with torch.inference_mode():
+        features = network.backbone((pictures(60, seed=2).float() - network.mean) / network.std).float()
+    start_head_from_whitening(started, features.numpy(), shrink=0.2)
+    with torch.inference_mode():
+        made = torch.nn.functional.normalize(started.head(features), dim=1).numpy()
+    expected = fit_whitening(features.numpy(), 16, shrink=0.2).apply(features.numpy())
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    assert started.head.linear.weight.detach().norm(dim=1).mean().item() == pytest.approx(1, abs=1e-5)
+    assert not torch.equal(started.head.linear.weight, network.head.linear.weight)
+
+    for head in ({"kind": "identity"}, {"kind": "linear", "dim": 4, "batch_norm": True}):
+        other = build_network({"name": SMALL, "weights": None}, head)
+        with pytest.raises(ConfigError, match="only a linear head"):
+            start_head_from_whitening(other, features.numpy())

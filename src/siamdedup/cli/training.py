@@ -18,6 +18,7 @@ from siamdedup.cli.measuring import (
     histogram,
     measure_evidence,
     resolve_precision,
+    start_head,
     whiten_and_tune,
 )
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
@@ -57,7 +58,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     data = datamodule.data
     data.ledger.write(out / "ledger.csv")
     head = plain(config.head)
-    pool = head.pop("pool", "backbone")
+    pool, init = head.pop("pool", "backbone"), head.pop("init", "orthogonal")
     network = build_network(plain(config.backbone), head, pool)
     parts = {
         name: prepare_evaluation(part, suspects=config.suspects, workers=datamodule.settings.workers)
@@ -69,6 +70,7 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     goal, distance = build(config.threshold), config.distance.name
     verification = VerificationCallback(goal, distance, build(config.index), truths)
     rows = baseline_rows(config, datamodule, network, parts, goal) if config.baselines else {}
+    start_head(config, datamodule, network, init)
     module = SiameseModule(
         network,
         build_objective(config, data.n_labels, network.dim),

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from siamdedup.embedding.heads import Whiten
+from siamdedup.embedding.heads import LinearHead, Whiten
 from siamdedup.embedding.network import EmbeddingNetwork
 from siamdedup.errors import ConfigError
 from siamdedup.types import FloatArray
@@ -109,3 +109,29 @@ def whiten(
     layer.matrix.copy_(torch.from_numpy(fitted.matrix))
     whitened.whiten = layer.train(network.training)
     return whitened
+
+
+def start_head_from_whitening(
+    network: EmbeddingNetwork, features: npt.NDArray[Any], *, shrink: float = 0.3
+) -> None:
+    """Set the linear head to PCA whitening of the backbone's pooled features: training starts from it.
+
+    Rows are scaled to a mean length of 1, so that a learning rate means what it means for an orthogonal start.
+
+    Args:
+        features: float (n, n_features), what the head is given for the training pictures.
+
+    Raises:
+        ConfigError: another head than the linear one, or one with batch norm, which centres by itself.
+    """
+    head = network.head
+    if not isinstance(head, LinearHead) or head.linear.bias is None:
+        raise ConfigError(
+            "only a linear head without batch norm can start from whitening",
+            remedy="head=linear, or head.init=orthogonal",
+        )
+    fitted = fit_whitening(features, head.dim, shrink=shrink)
+    matrix = torch.from_numpy(fitted.matrix / np.linalg.norm(fitted.matrix, axis=1).mean())
+    with torch.no_grad():
+        head.linear.weight.copy_(matrix)
+        head.linear.bias.copy_(-matrix @ torch.from_numpy(fitted.mean))
