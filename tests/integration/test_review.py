@@ -143,6 +143,9 @@ def test_a_round_that_falls_short_says_so_and_asks_for_more(
     assert second["judged"] == first["pictures"], "what was judged stays judged"
     with pytest.raises(OperatingPointError, match="not judged"):
         certify_file(config)
+    with pytest.raises(ConfigError, match="planned for precision 0.999, not 0.9"):
+        sample(configure("review", f"found={found}", "precision=0.9"))
+    assert sample(configure("review", f"found={found}"))["merges"] == second["merges"], "left out: as planned"
     looks = json.loads((found / "review/plan.json").read_text())["looks"]
     assert [look["round"] for look in looks] == [1]
     assert np.isfinite([f["p"] for f in looks[0]["files"]]).all()

@@ -39,6 +39,7 @@ from siamdedup.verification.review import (
 )
 
 log = logging.getLogger(__name__)
+_PRECISION, _CONFIDENCE = 0.99, 0.95
 _INTRO = (
     "These merges were drawn at random from what was found. Judge every one: what is skipped would bias the promise, "
     "so say “unsure” where you cannot tell. Put the downloaded verdicts into the folder of this page."
@@ -85,8 +86,8 @@ def sample(config: DictConfig) -> dict[str, Any]:
     if review.plan is None:
         review.plan = plan_review(
             review.pairs.distance,
-            precision=config.precision,
-            confidence=config.confidence,
+            precision=_PRECISION if config.precision is None else config.precision,
+            confidence=_CONFIDENCE if config.confidence is None else config.confidence,
             reviews=config.reviews,
             narrowest=config.narrowest,
             seed=config.seed,
@@ -263,10 +264,22 @@ def _open(config: DictConfig) -> _Review:
         saved = json.loads(review.state.read_text(encoding="utf-8"))
         review.looks = saved["looks"]
         if config.plan == "keep":
+            _same_promise(config, saved["plan"], review.folder)
             review.plan, review.round_ = ReviewPlan.from_dict(saved["plan"]), saved["round"]
         else:  # what was tested before is paid for
             review.spent = len(review.looks)
     return review
+
+
+def _same_promise(config: DictConfig, plan: dict[str, Any], folder: Path) -> None:
+    """ConfigError where another promise is asked for than the sample was drawn for."""
+    for name in ("precision", "confidence"):
+        if config[name] is not None and config[name] != plan[name]:
+            raise ConfigError(
+                f"its review was planned for {name} {plan[name]:g}, not {config[name]:g}",
+                where=str(folder),
+                remedy=f"leave {name} out, or plan=new (verdicts stay; rounds already tested stay paid for)",
+            )
 
 
 def _catalog(run: dict[str, Any]) -> Catalog:
