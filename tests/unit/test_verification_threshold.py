@@ -204,7 +204,10 @@ def naive_intervals(pairs, groups, point, replicates, seed):
         found.append((fp / other if other else nan, 1 - recall, tp / (tp + fp) if tp + fp else nan, recall,
                       2 * tp / (tp + fp + match) if tp + fp + match else nan))  # fmt: skip
     columns = np.array(found).T
-    return {name: np.nanpercentile(c, (2.5, 97.5)) for name, c in zip(RATES, columns, strict=True)}
+    expected = {name: np.nanpercentile(c, (2.5, 97.5)) for name, c in zip(RATES, columns, strict=True)}
+    if not (accepted & ~pairs.is_match).any():
+        expected["fmr"] = np.array([0, 3 / pairs.n_nonmatch])  # the rule of three
+    return expected
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -41,7 +41,8 @@ def tune_threshold(
         left_out: int64 (k, 2), items whose pair was left out as unsure. ``**truth.of_items(image_rows)`` gives
             all three.
         bootstrap: number of replicates. The threshold stays where it is: the intervals do not cover its
-            choice. A rate of which no event was seen has the interval [0, 0]; do not read it as a bound.
+            choice. Where no false match was seen, FMR may still be 3 in all non-matching pairs (rule of three);
+            of any other rate without an event the interval has no width: do not read it as a bound.
 
     Raises:
         OperatingPointError: the goal cannot be met or the evidence is too short to tell (see also ``rates``).
@@ -61,6 +62,9 @@ def tune_threshold(
         if known
         else {}
     )
+    if "fmr" in intervals and not measured["fp"]:
+        # Resampling what was never seen shows nothing; pairs that share families tell even less than this.
+        intervals["fmr"] = (0.0, 3 / pairs.n_nonmatch)
     return OperatingPoint(
         threshold, distance, goal.name, **{name: measured[name] for name in RATES}, n_match=pairs.n_match,
         n_nonmatch=pairs.n_nonmatch, ci=intervals, data_hash=data_hash, model_hash=model_hash,
