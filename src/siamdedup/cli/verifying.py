@@ -24,7 +24,7 @@ from siamdedup.types import BoolArray, Embeddings, FloatArray, IntArray, ScoredP
 from siamdedup.utils.hydra import plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.curves import eer
-from siamdedup.verification.distances import Float64Array, snap, to_distance
+from siamdedup.verification.distances import Float64Array, snap, to_distance, unit_rows
 from siamdedup.verification.folds import (
     FoldProtocol,
     FoldRates,
@@ -168,9 +168,7 @@ def score_listed(listed: PairsFile, embeddings: Embeddings) -> tuple[ScoredPairs
     left, right = listed.left[readable], listed.right[readable]
 
     def unit(rows: IntArray) -> FloatArray:
-        # Rounding to float16 undid unit length, and with it distance 0 of the same picture.
-        block = np.asarray(embeddings.vectors[position[rows]], np.float32)
-        return np.asarray(block / np.linalg.norm(block, axis=1, keepdims=True), np.float32)
+        return unit_rows(embeddings.vectors[position[rows]])
 
     parts = [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(left), _PAIRS_AT_ONCE)]
     dots = [np.einsum("ij,ij->i", unit(left[part]), unit(right[part])) for part in parts]
