@@ -17,16 +17,13 @@ picture's family out of the background as well.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from configuration import configuration
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -40,7 +37,6 @@ from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import PreparedData
 from siamdedup.fingerprint.hashes import fingerprint
 from siamdedup.types import Catalog, Embeddings, HeldOut, ProductPairs
-from siamdedup.utils.hydra import config_dir
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.calibration import calibration
 from siamdedup.verification.fusion import BEST, FusionModel
@@ -72,17 +68,6 @@ class Truth(NamedTuple):
 
     data: FusionData
     total: tuple[float, float]
-
-
-def configuration(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("train", overrides, return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.runtime.cwd = os.getcwd()
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 def family_names(catalog: Catalog) -> np.ndarray:

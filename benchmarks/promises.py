@@ -24,13 +24,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from configuration import configuration
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -48,7 +47,6 @@ from siamdedup.embedding.extract import extract
 from siamdedup.errors import OperatingPointError
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, ProductPairs
-from siamdedup.utils.hydra import config_dir
 from siamdedup.verification.distances import to_distance, to_similarity
 from siamdedup.verification.evaluate import prepare_evaluation
 from siamdedup.verification.fusion import FusionModel
@@ -158,15 +156,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[0.9, 0.95, 0.99])
     parser.add_argument("--out", type=Path, default=Path("outputs/promises"))
     options = parser.parse_args()
-    root = Path(__file__).resolve().parents[1]
-    data = os.environ.get("SIAMDEDUP_DATA", root.parent / "shared/data")
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose(
-            "train",
-            [f"+experiment={options.experiment}", f"paths.root_dir={root}", f"paths.data_dir={data}", "logger=csv",
-             f"hydra.runtime.output_dir={options.out}"],
-            return_hydra_config=True,
-        )  # fmt: skip
+    config = configuration([f"+experiment={options.experiment}"])
     resolve_precision(config)
     model = load_checkpoint(options.checkpoint)
     datamodule = build_datamodule(config)

@@ -12,14 +12,11 @@ families of the test µAP's difference from plain cosine; it does not cover what
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from configuration import configuration
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +29,7 @@ from siamdedup.embedding.extract import embed_loader, has_bf16
 from siamdedup.embedding.network import EmbeddingNetwork, build_network
 from siamdedup.embedding.whitening import fit_whitening
 from siamdedup.types import HeldOut, IntArray, ScoredPairs
-from siamdedup.utils.hydra import config_dir, plain
+from siamdedup.utils.hydra import plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import snap
 from siamdedup.verification.evaluate import prepare_evaluation, ranking_metrics
@@ -58,17 +55,6 @@ class Part(NamedTuple):
     def without(self, families: IntArray) -> Part:
         keep = ~np.isin(self.family, families)
         return Part(self.vectors[keep], self.rows[keep], self.family[keep], self.truth)
-
-
-def configuration(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("train", overrides, return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.runtime.cwd = os.getcwd()
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 def training_family(datamodule: CatalogDataModule, held_out: HeldOut, rows: IntArray) -> IntArray:

@@ -10,35 +10,21 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from typing import Any
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from configuration import configuration
+from omegaconf import DictConfig
 
 from siamdedup.cli.measuring import resolve_precision
 from siamdedup.cli.training import build_datamodule, build_objective
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import build_network
-from siamdedup.utils.hydra import build, config_dir, plain
+from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
-
-
-def configuration(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("train", ["+experiment=demo", *overrides], return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.runtime.output_dir = tempfile.mkdtemp()
-        config.hydra.runtime.cwd = "."
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 def new_module(config: DictConfig, datamodule: CatalogDataModule) -> SiameseModule:
@@ -111,7 +97,9 @@ def main() -> None:
     quiet()
     own = dict(a.split("=") for a in sys.argv[1:] if a.split("=")[0] in ("rounds", "epochs"))
     rounds, epochs = int(own.get("rounds", 3)), int(own.get("epochs", 2))
-    config = configuration([a for a in sys.argv[1:] if a.split("=")[0] not in ("rounds", "epochs")])
+    config = configuration(
+        ["+experiment=demo", *(a for a in sys.argv[1:] if a.split("=")[0] not in ("rounds", "epochs"))]
+    )
     resolve_precision(config)
     datamodule = build_datamodule(config)
     images = len(datamodule.sampler) * epochs

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from verification_helpers import cut
 
 from siamdedup.errors import OperatingPointError
 from siamdedup.types import ScoredPairs
@@ -19,15 +20,6 @@ PLAIN = {
     "best_f1": lambda pairs: best_f1(pairs)[0],
     "eer": eer,
 }
-
-
-def cut(pairs, keep):
-    other = np.flatnonzero(~pairs.is_match)
-    order = other[np.argsort(-pairs.similarity[other], kind="stable")]
-    rows = np.sort(np.concatenate([np.flatnonzero(pairs.is_match), order[:keep]]))
-    floor = float(pairs.similarity[order[keep - 1]]) if keep < len(other) else -math.inf
-    columns = (column[rows] for column in (pairs.left, pairs.right, pairs.similarity, pairs.is_match))
-    return ScoredPairs(*columns, pairs.n_nonmatch, floor)
 
 
 def everyone(seed, sizes, step=None, noise=0.25):

@@ -4,30 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from verification_helpers import cut, scored
 
 from siamdedup.errors import OperatingPointError
-from siamdedup.types import ScoredPairs
 from siamdedup.verification.goals import MaxFalseMerges, MaxFMR, MinCost, MinPrecision
 from siamdedup.verification.threshold import apply, tune_threshold
-
-
-def scored(similarity, is_match, n_nonmatch=None, floor=-math.inf, left=None, right=None):
-    is_match = np.array(is_match, bool)
-    left = np.arange(len(is_match)) if left is None else np.asarray(left)
-    right = left + 1 if right is None else np.asarray(right)
-    count = int((~is_match).sum()) if n_nonmatch is None else n_nonmatch
-    return ScoredPairs(left, right, np.array(similarity, np.float32), is_match, count, floor)
-
-
-def cut(pairs, keep):
-    """Only the ``keep`` most similar non-matching pairs are held."""
-    other = np.flatnonzero(~pairs.is_match)
-    order = other[np.argsort(-pairs.similarity[other], kind="stable")]
-    rows = np.sort(np.concatenate([np.flatnonzero(pairs.is_match), order[:keep]]))
-    floor = float(pairs.similarity[order[keep - 1]]) if keep < len(other) else -math.inf
-    columns = (column[rows] for column in (pairs.left, pairs.right, pairs.similarity, pairs.is_match))
-    return ScoredPairs(*columns, pairs.n_nonmatch, floor)
-
 
 rows = st.lists(st.tuples(st.integers(-8, 8), st.booleans()), max_size=40)
 some = st.builds(

@@ -2,20 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from verification_helpers import scored
 
 from siamdedup.errors import OperatingPointError
-from siamdedup.types import ScoredPairs
 from siamdedup.verification import goals
 from siamdedup.verification.goals import MinPrecision
 from siamdedup.verification.threshold import apply, tune_threshold
-
-
-def scored(similarity, is_match, n_nonmatch=None, floor=-math.inf, left=None, right=None):
-    is_match = np.array(is_match, bool)
-    left = np.arange(len(is_match)) if left is None else np.asarray(left)
-    right = left + 1 if right is None else np.asarray(right)
-    count = int((~is_match).sum()) if n_nonmatch is None else n_nonmatch
-    return ScoredPairs(left, right, np.array(similarity, np.float32), is_match, count, floor)
 
 
 def by_families(wrong_share, rng, n_families=120, most=6):

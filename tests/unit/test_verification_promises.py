@@ -5,23 +5,10 @@ import re
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
+from verification_helpers import merges, one_file
 
 from siamdedup.errors import OperatingPointError
-from siamdedup.types import ProductPairs
 from siamdedup.verification.review import ReviewPlan, certify, draw, plan_review
-
-
-def merges(distance, left=None, right=None):
-    n = len(distance)
-    left = 2 * np.arange(n) if left is None else np.asarray(left)
-    right = 2 * np.arange(n) + 1 if right is None else np.asarray(right)
-    return ProductPairs(
-        left, right, np.asarray(distance, np.float32), 10 * left, 10 * right, np.full(n, "embedding")
-    )
-
-
-def one_file(n, reviews, precision, confidence=0.95):
-    return ReviewPlan(precision, confidence, (1.0,), (n,), reviews)
 
 
 def judged(n, wrong=(), variant=(), unsure=()):

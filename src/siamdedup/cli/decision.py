@@ -17,7 +17,7 @@ from siamdedup.dedup.join import ImagePairs
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.errors import ConfigError, OperatingPointError
 from siamdedup.fingerprint.hashes import fingerprint
-from siamdedup.types import Catalog, Embeddings, FloatArray, OperatingPoint, ProductPairs
+from siamdedup.types import Catalog, Embeddings, FloatArray, IntArray, OperatingPoint, ProductPairs
 from siamdedup.verification.distances import to_distance
 from siamdedup.verification.drift import DriftReference, compare
 from siamdedup.verification.fusion import BEST, FusionModel
@@ -93,22 +93,24 @@ def read_point(path: Path) -> OperatingPoint:
 def decide(
     config: DictConfig,
     model: TrainedModel,
+    start: tuple[float, OperatingPoint | None],
     catalog: Catalog,
     embeddings: Embeddings,
     found: ImagePairs,
     pairs: ProductPairs,
     radius: float,
 ) -> Decision:
-    """Take the starting point to this catalogue: its own prior, its own candidates.
+    """Take the ``starting_point`` to this catalogue: its own prior, its own candidates.
 
     With ``prior=catalog`` a threshold that was tuned for a precision is chosen anew, so that this precision is
     expected among the candidates that the join returned (``found`` of pictures and ``pairs`` of products, all within
     ``radius``); where that cannot be had, the threshold stays and a warning says so.
     """
-    threshold, point = starting_point(config, model)
+    threshold, point = start
     if config.prior not in ("catalog", "validation"):
         raise ConfigError(f"unknown prior {config.prior!r}", remedy="prior=catalog or prior=validation")
-    here = _candidates(catalog, embeddings, found, model.distance)
+    family = image_families(catalog)[embeddings.image_rows]
+    here = _candidates(family, found, model.distance)
     kept = model.evidence.get("false_matches")
     curve = FalseMatchCurve.from_dict(kept) if kept else None
     probability = _probability(config, model, curve, here, catalog, embeddings, pairs, radius)
@@ -121,11 +123,12 @@ def decide(
         source = "tuned on validation"
     warnings = []
     goal = point.precision_goal if point is not None and point.certificate is None else None
-    if goal is not None and config.prior == "catalog":
+    if goal is not None and config.prior == "catalog" and (probability is not None or curve is not None):
         try:
             if probability is not None:
                 threshold = threshold_by_probability(pairs.distance, probability, weight, goal, radius)
-            elif curve is not None:
+            else:
+                assert curve is not None
                 threshold = threshold_for_candidates(curve, here, goal, radius)
             source = f"chosen for precision >= {goal:g} among this catalogue's own candidates"
         except OperatingPointError as error:
@@ -140,7 +143,7 @@ def decide(
         lines["by false match rate"] = _with_interval(
             *(float(expected_precision(curve, here, np.array(threshold), w)) for w in ("fmr", "high", "low"))
         )
-    lines |= _drift(model, catalog, embeddings, warnings)
+    lines |= _drift(model, embeddings, tie_families(catalog).component[family], warnings)
     if point is not None and point.certificate is not None:
         warnings += _certificate_warnings(point, catalog)
     elif point is not None:
@@ -179,21 +182,19 @@ def _probability(
     return fusion.with_prior(odds / (1 + odds)).probability(evidence).astype(np.float32)
 
 
-def _candidates(catalog: Catalog, embeddings: Embeddings, found: ImagePairs, distance: str) -> Candidates:
+def _candidates(family: IntArray, found: ImagePairs, distance: str) -> Candidates:
     """Distances of the candidate pairs of pictures of different families, and how many such pairs there are."""
-    family = image_families(catalog)[embeddings.image_rows]
     cross = family[found.left] != family[found.right]
     return candidates(to_distance(found.similarity[cross], distance), family)
 
 
 def _drift(
-    model: TrainedModel, catalog: Catalog, embeddings: Embeddings, warnings: list[str]
+    model: TrainedModel, embeddings: Embeddings, family: IntArray, warnings: list[str]
 ) -> dict[str, str]:
     """Lines, and a warning where the catalogue's pairs are unlike those the operating point was measured on."""
     kept = model.evidence.get("drift")
     if not kept:
         return {}
-    family = tie_families(catalog).component[image_families(catalog)][embeddings.image_rows]
     report = compare(DriftReference.from_dict(kept), embeddings.vectors, family)
     if report.drifted:
         warnings.append(

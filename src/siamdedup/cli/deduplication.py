@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.table import catalog_hash, read_catalog
+from siamdedup.catalog.table import catalog_hash
 from siamdedup.cli.decision import decide, starting_point
 from siamdedup.cli.embedding import embed_catalog
 from siamdedup.dedup.groups import duplicate_groups
@@ -22,12 +22,11 @@ from siamdedup.dedup.output import write_duplicates_json, write_groups_parquet, 
 from siamdedup.dedup.products import hot_images, product_pairs
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.prepare import DataSettings, open_catalog
-from siamdedup.errors import ConfigError
 from siamdedup.files import write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, Embeddings
-from siamdedup.utils.hydra import build, plain
+from siamdedup.utils.hydra import build, plain, require
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_similarity
 
@@ -40,18 +39,16 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet()
-    for name, example in (
-        ("checkpoint", "outputs/train/.../model.ckpt"),
-        ("catalog", "products.csv"),
-        ("out", "found/"),
-    ):
-        if not config[name]:
-            raise ConfigError(
-                f"{name} is missing",
-                remedy=f"python dedup.py checkpoint=... catalog=... out=...  (e.g. {name}={example})",
-            )
+    usage = "python dedup.py checkpoint=... catalog=... out=..."
+    hints = {
+        "checkpoint": "e.g. checkpoint=outputs/train/.../model.ckpt",
+        "catalog": "e.g. catalog=products.csv",
+        "out": "e.g. out=found/",
+    }
+    require(config, usage, hints)
     model = load_checkpoint(config.checkpoint)
-    radius = max(starting_point(config, model)[0], config.candidate_distance or 0.0)
+    start = starting_point(config, model)
+    radius = max(start[0], config.candidate_distance or 0.0)
     ledger = Ledger()
     catalog = _catalog(config, ledger)
     out = Path(config.out).expanduser().resolve()
@@ -69,7 +66,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         distance=model.distance,
         max_families_per_image=config.max_families_per_image,
     )
-    decision = decide(config, model, catalog, embeddings, found, every, radius)
+    decision = decide(config, model, start, catalog, embeddings, found, every, radius)
     threshold, chance = decision.threshold, decision.probability
     inside = every.distance <= threshold
     pairs = every.take(inside)
@@ -165,11 +162,11 @@ def run_facts(
 
 
 def _catalog(config: DictConfig, ledger: Ledger) -> Catalog:
-    if config.catalog == "rendered":
-        return open_catalog(DataSettings(cache_dir=config.paths.cache_dir), ledger)
-    return read_catalog(
-        config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger
-    )
+    settings = DataSettings(
+        source=config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth,
+        cache_dir=config.paths.cache_dir,
+    )  # fmt: skip
+    return open_catalog(settings, ledger)
 
 
 def _join(index: Index, embeddings: Embeddings, min_similarity: float) -> ImagePairs:

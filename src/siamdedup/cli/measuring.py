@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from siamdedup.callbacks.verification import VerificationCallback
 from siamdedup.dedup.fusing import fusion_data
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.extract import embed_loader, has_bf16
-from siamdedup.embedding.network import EmbeddingNetwork, model_hash
+from siamdedup.embedding.network import EmbeddingNetwork
 from siamdedup.embedding.whitening import start_head_from_whitening, whiten
 from siamdedup.errors import ConfigError, OperatingPointError
-from siamdedup.types import Embeddings, FloatArray, IntArray
+from siamdedup.types import Embeddings, FloatArray, IntArray, ScoredPairs
 from siamdedup.utils.hydra import plain
 from siamdedup.verification.distances import to_similarity
 from siamdedup.verification.drift import measure_reference
@@ -89,53 +90,67 @@ def start_head(
     start_head_from_whitening(network, torch.cat(features).numpy())
 
 
-def whiten_and_tune(
-    config: DictConfig,
-    datamodule: CatalogDataModule,
-    network: EmbeddingNetwork,
-    verification: VerificationCallback,
-    part: Evaluation,
-) -> None:
-    """Whiten the network in place where the config says so, and tune the threshold on it as it now is.
+def whiten_network(config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork) -> None:
+    """Whiten the network in place, as the config says. Its distances change: the threshold must be tuned again.
 
     Raises:
         ConfigError: too few training pictures are left to fit on.
     """
     data, dim = datamodule.data, config.whiten.dim
-    if dim is not None:
-        # Gallery pictures are in no matching pair: fitted on them, whitening would push down false matches alone.
-        rows = data.train_rows[~data.answering[data.train_rows]]
-        if len(rows) <= dim and not config.whiten.shrink:
-            raise ConfigError(
-                f"whiten.dim={dim} needs more than {len(rows)} training pictures outside the gallery",
-                remedy=f"keep fewer in the gallery (data.gallery_images={len(data.train_rows) // 2}), or whiten.shrink=0.3",
-            )
-        vectors, _ = embed(config, network, datamodule.loader_of(rows))
-        network.whiten = whiten(network, vectors, dim, shrink=config.whiten.shrink).whiten
+    # Gallery pictures are in no matching pair: fitted on them, whitening would push down false matches alone.
+    rows = data.train_rows[~data.answering[data.train_rows]]
+    if len(rows) <= dim and not config.whiten.shrink:
+        raise ConfigError(
+            f"whiten.dim={dim} needs more than {len(rows)} training pictures outside the gallery",
+            remedy=f"keep fewer in the gallery (data.gallery_images={len(data.train_rows) // 2}), or whiten.shrink=0.3",
+        )
+    vectors, _ = embed(config, network, datamodule.loader_of(rows))
+    network.whiten = whiten(network, vectors, dim, shrink=config.whiten.shrink).whiten
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation split as the final network sees it: vectors (n, d), their image rows, and all pairs scored."""
+
+    vectors: FloatArray
+    rows: IntArray
+    pairs: ScoredPairs
+
+
+def validate(
+    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, part: Evaluation
+) -> Validation:
+    """Embed and score validation once: for the threshold, where it must be tuned again, and for the evidence."""
     vectors, rows = embed(config, network, datamodule.val_dataloader())
+    return Validation(vectors, rows, score_embeddings(vectors, rows, part.truth))
+
+
+def tune_again(
+    verification: VerificationCallback, found: Validation, part: Evaluation, data_hash: str, model: str
+) -> None:
+    """Set the callback's operating point to what these pairs say. ``model`` is the network's hash."""
     verification.point, verification.why_none = try_tune(
-        score_embeddings(vectors, rows, part.truth),
+        found.pairs,
         verification.goal,
         distance=verification.distance,
-        **part.truth.of_items(rows),
+        **part.truth.of_items(found.rows),
         bootstrap=verification.bootstrap,
-        data_hash=data.data_hash,
-        model_hash=model_hash(network),
+        data_hash=data_hash,
+        model_hash=model,
     )
 
 
 def measure_evidence(
-    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, part: Evaluation
+    config: DictConfig, datamodule: CatalogDataModule, part: Evaluation, found: Validation
 ) -> dict[str, Any]:
     """What dedup needs of validation to judge another catalogue, as plain values.
 
     ``false_matches`` (FMR over the threshold), ``drift`` (what its pairs look like) and ``fusion`` (the probability
     that a merge is right; None where validation is too small to fit one).
     """
-    vectors, rows = embed(config, network, datamodule.val_dataloader())
+    vectors, rows = found.vectors, found.rows
     facts = part.truth.of_items(rows)
-    pairs = score_embeddings(vectors, rows, part.truth)
-    curve = measure_false_matches(pairs, distance=config.distance.name, **facts)
+    curve = measure_false_matches(found.pairs, distance=config.distance.name, **facts)
     drift = measure_reference(vectors, facts["groups"], gallery=facts["gallery"])
     try:
         data = fusion_data(

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from siamdedup.errors import ConfigError
-from siamdedup.utils.hydra import config_dir, plain, reports_errors
+from siamdedup.utils.hydra import config_dir, plain, reports_errors, require
 
 
 @hydra.main(config_path=config_dir(), config_name="relist", version_base="1.3")
@@ -19,12 +19,8 @@ def main(config: DictConfig) -> None:
     from siamdedup.catalog.table import read_catalog
     from siamdedup.report.console import counts_table
 
-    for name, what in (("catalog", "a catalogue CSV or a folder"), ("out", "a new folder")):
-        if not config[name]:
-            raise ConfigError(
-                f"{name} is missing",
-                remedy=f"python relist.py catalog=products.csv out=relisted/  ({name}: {what})",
-            )
+    hints = {"catalog": "catalog: a catalogue CSV or a folder", "out": "out: a new folder"}
+    require(config, "python relist.py catalog=products.csv out=relisted/", hints)
     out = Path(config.out).expanduser().resolve()
     if out.exists():
         raise ConfigError(

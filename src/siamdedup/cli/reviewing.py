@@ -14,7 +14,7 @@ import numpy.typing as npt
 from omegaconf import DictConfig, ListConfig
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.table import catalog_hash, read_catalog
+from siamdedup.catalog.table import catalog_hash
 from siamdedup.catalog.verdicts import read_verdicts, write_review_csv
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.output import (
@@ -283,9 +283,5 @@ def _same_promise(config: DictConfig, plan: dict[str, Any], folder: Path) -> Non
 
 
 def _catalog(run: dict[str, Any]) -> Catalog:
-    ledger = Ledger()
-    if run["catalog"] == "rendered":
-        return open_catalog(DataSettings(cache_dir=run["cache_dir"]), ledger)
-    return read_catalog(
-        run["catalog"], columns=run["columns"], root=run["root"], truth=run["truth"], ledger=ledger
-    )
+    facts = {name: run[name] for name in ("columns", "root", "truth", "cache_dir")}
+    return open_catalog(DataSettings(source=run["catalog"], **facts), Ledger())

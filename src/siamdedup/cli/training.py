@@ -19,12 +19,14 @@ from siamdedup.cli.measuring import (
     measure_evidence,
     resolve_precision,
     start_head,
-    whiten_and_tune,
+    tune_again,
+    validate,
+    whiten_network,
 )
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
-from siamdedup.embedding.network import EmbeddingNetwork, build_network
+from siamdedup.embedding.network import EmbeddingNetwork, build_network, model_hash
 from siamdedup.embedding.objective import Objective
 from siamdedup.embedding.prepare import settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
@@ -93,13 +95,16 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         )
         if best:
             _restore(best, network, verification)
+        if config.whiten.dim is not None:
+            whiten_network(config, datamodule, network)
+        validated = validate(config, datamodule, network, parts["val"])
         if not best or config.whiten.dim is not None:
-            whiten_and_tune(config, datamodule, network, verification, parts["val"])
+            tune_again(verification, validated, parts["val"], data.data_hash, model_hash(network))
         trainer.test(module, datamodule=datamodule, verbose=False)
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]
         evidence = {"rows": rows, "histogram": histogram(verification)}
-        evidence |= measure_evidence(config, datamodule, network, parts["val"])
+        evidence |= measure_evidence(config, datamodule, parts["val"], validated)
         model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
     finally:

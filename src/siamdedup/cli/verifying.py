@@ -21,7 +21,7 @@ from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import counts_table
 from siamdedup.report.verification_page import plus_minus, write_verification_page
 from siamdedup.types import BoolArray, Embeddings, FloatArray, IntArray, ScoredPairs
-from siamdedup.utils.hydra import plain
+from siamdedup.utils.hydra import plain, require
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.curves import eer
 from siamdedup.verification.distances import Float64Array, snap, to_distance, unit_rows
@@ -134,16 +134,13 @@ def verify(config: DictConfig) -> dict[str, Any]:
 
 
 def _settings(config: DictConfig) -> _Settings:
-    for name, example in (
-        ("checkpoint", "outputs/train/.../model.ckpt"),
-        ("pairs", "pairs.txt"),
-        ("out", "verified/"),
-    ):
-        if not config[name]:
-            raise ConfigError(
-                f"{name} is missing",
-                remedy=f"python verify.py checkpoint=... pairs=... out=...  (e.g. {name}={example})",
-            )
+    usage = "python verify.py checkpoint=... pairs=... out=..."
+    hints = {
+        "checkpoint": "e.g. checkpoint=outputs/train/.../model.ckpt",
+        "pairs": "e.g. pairs=pairs.txt",
+        "out": "e.g. out=verified/",
+    }
+    require(config, usage, hints)
     given = plain(config)["far"]
     far = tuple(given) if isinstance(given, list) else (given,)
     if not all(isinstance(target, float) and 0 < target < 1 for target in far) or len(set(far)) != len(far):

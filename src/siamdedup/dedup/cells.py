@@ -98,7 +98,7 @@ class CellJoin:
             exact = ExactJoin(device=device, max_pairs=self.max_pairs)
             return exact.self_join(vectors, min_similarity, progress)
         budget, rng = int(self.memory_gb * 2**30), np.random.default_rng(self.seed)
-        with join._full_precision():
+        with join.full_precision():
             fetch = _fetcher(vectors, device, budget // 2)
             distinct, copy_of = _distinct(vectors)
             cells = self.cells or int(np.clip(round(4 * n**0.5), MIN_CELLS, MAX_CELLS))
@@ -253,7 +253,7 @@ class _Scan:
 
     def __post_init__(self) -> None:
         self.held = self.done = self.total = 0
-        floor = np.float32(self.minimum - join._guard(self.vectors.shape[1], half=False))
+        floor = np.float32(self.minimum - join.guard_band(self.vectors.shape[1], half=False))
         self.floor = float(np.nextafter(floor, np.float32(-4)))  # rounded, it might lie above
         self.homes, self.home_ends = self._members(0, 1)
 

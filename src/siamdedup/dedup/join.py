@@ -83,7 +83,7 @@ def exact_self_join(
     """
     tiles = _Tiles(vectors, min_similarity, tile, device)
     total, done, held, strips = len(tiles) * (len(tiles) + 1) // 2, 0, 0, []
-    with _full_precision():
+    with full_precision():
         for i in range(len(tiles)):
             first, parts = tiles[i], []
             for j in range(i, len(tiles)):
@@ -103,7 +103,7 @@ def exact_row_join(
     """The pairs of ``exact_self_join`` that touch at least one of ``rows``: the oracle on a sample."""
     tiles = _Tiles(vectors, min_similarity, tile, device)
     rows, parts = np.unique(np.asarray(rows, np.int64)), []
-    with _full_precision():
+    with full_precision():
         for lo in range(0, len(rows), tile):
             ids = rows[lo : lo + tile]
             queries = tiles.load(vectors[ids], ids)
@@ -157,7 +157,7 @@ class _Tiles:
         self.device = torch.device(resolve_device(device))
         cuda = self.device.type == "cuda"
         self.dtype, scan = (torch.float16, np.float16) if cuda else (torch.float32, np.float32)
-        floor = self.minimum - _guard(self.dim, half=cuda)
+        floor = self.minimum - guard_band(self.dim, half=cuda)
         self.floor = float(
             np.nextafter(scan(floor), scan(-4))
         )  # the comparison would round it, maybe upwards
@@ -225,7 +225,7 @@ def normalised(raw: torch.Tensor, ids: IntArray) -> torch.Tensor:
     return (wide / norm).float()
 
 
-def _guard(dim: int, *, half: bool) -> float:
+def guard_band(dim: int, *, half: bool) -> float:
     """How far the scan's dot product of two unit vectors can fall below their cosine (strict bounds)."""
     # float32: normalising and ``dim`` sequential additions, 2**-24 each. float16 adds both inputs' rounding
     # (2**-10 in all, by Cauchy-Schwarz), the result's (2**-12 below 1) and that of subnormal values.
@@ -234,7 +234,7 @@ def _guard(dim: int, *, half: bool) -> float:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """The guard bands hold only if nobody has traded precision for speed (as training does)."""
     import torch
 

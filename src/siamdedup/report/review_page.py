@@ -63,8 +63,7 @@ def write_review_page(
         goal_lines: name and value of what the verdicts are to show.
         limit: pairs on the page, from the first on; the page says how many it leaves out.
         side: pixels of the square that a picture is fitted into.
-        quality: of the embedded JPEGs, 1..100. Each distinct picture is embedded once; at the defaults the mean
-            of a shop's takes 14 kB (Magento's: 300 pairs, 373 distinct pictures, a page of 5.4 MB).
+        quality: of the embedded JPEGs, 1..100. Each distinct picture is embedded once.
 
     ValueError where a limit, side or quality is not positive, or the list is malformed (see ``review_table``).
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(k): v for k, v in values.items()}
+
+
+def require(config: DictConfig, usage: str, hints: Mapping[str, str]) -> None:
+    """ConfigError for the first of these settings that is not given; ``hints`` says what each should be."""
+    for name, hint in hints.items():
+        if not config[name]:
+            raise ConfigError(f"{name} is missing", remedy=f"{usage}  ({hint})")
 
 
 def build(config: DictConfig, **kwargs: Any) -> Any:

@@ -175,8 +175,8 @@ def compare(
       many as would give every picture one are allowed for.
     - ``mean``: Euclidean distance of the mean vectors. A rotation of all vectors moves it and no similarity.
 
-    Tolerances add both sides' chance in quadrature, each so wide that 1 % of the resamples pass it. Between
-    catalogues of one kind, at most 6 % of the reports said "drifted" (simulated, 24 to 1000 families).
+    Tolerances add both sides' chance in quadrature, each so wide that 1 % of the resamples pass it. How
+    often catalogues of one kind are called drifted: experiments/LOG.md, 2026-11-23.
 
     Args:
         vectors: float (n, d) of the catalogue, by the same model; see :func:`measure_reference`.

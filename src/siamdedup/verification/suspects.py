@@ -31,8 +31,8 @@ def suspected_duplicates(
     would take the hardest non-matching pairs away and make the false match rate too low. The fingerprints are
     grey: a suspected pair may be one product in two colours.
 
-    Exact: all pairs are compared, XOR and bit count, block by block. Time grows with n² (10⁵ pictures: 15 CPU
-    seconds), memory with ``tile``² and with the pairs found.
+    Exact: all pairs are compared, XOR and bit count, block by block. Time grows with n², memory
+    with ``tile``² and with the pairs found.
 
     Args:
         fingerprints: of one catalogue, of the same pictures each (``hashes.fingerprint``).

@@ -6,9 +6,8 @@ not to similarity: there the fit has an end point, often below 1, beyond which i
 below 0 (an end point again) is not allowed for the same reason, so that the fit errs towards too many false
 matches. It knows nothing of a second population, such as unmarked duplicates, that the pairs have not shown.
 
-How far to trust it: from a million independent pairs of a known law (shape 0 and 0.1, 40 draws each) a rate 10
-times below the last observed one came out wrong by a factor of 1.6 (root mean square), 100 times below by a
-factor of 3 and at worst 10. Pairs that share pictures are not independent and tell less.
+Further beyond what was observed it is less to be trusted (experiments/LOG.md, 2026-11-23), and pairs that share
+pictures are not independent and tell less.
 """
 
 from __future__ import annotations
