@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from siamdedup.catalog.images import decode, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.embedding.dataset import TrainImages, collate_train
 from siamdedup.embedding.prepare import DataSettings, prepare_data
 from siamdedup.embedding.sampler import MPerClass
@@ -41,7 +42,7 @@ def main() -> None:
         DataSettings(source=source, cache_dir=".cache", relist=False), store_side=transform.store_side
     )
     rows = np.resize(data.train_rows, COUNT)
-    files = [read_bytes(data.catalog.image_path(int(r))) for r in rows]
+    files = [read_bytes(locate(data.catalog, int(r))) for r in rows]
     pixels = [np.array(data.store.get(int(r))) for r in rows]
     naive = v2.Compose(
         [

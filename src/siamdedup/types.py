@@ -23,10 +23,10 @@ class Catalog:
     ``p`` shows the images ``image_index[offsets[p]:offsets[p + 1]]``.
 
     Attributes:
-        product_ids: string array (n_products,), unique.
+        product_ids: string (or large_string) array (n_products,), unique; so are the two below.
         families: string array (n_products,), the catalogue's productFamily.
         labels: int64 (n_products,), the family as an integer in 0..n_families-1.
-        image_paths: string array (n_images,), distinct, as written in the table.
+        image_paths: string array (n_images,), distinct, as written in the table: paths or URLs.
         offsets: int64 (n_products + 1,), start of each product's images.
         image_index: int64 (offsets[-1],), rows of ``image_paths``.
         root: folder that relative image paths are read from.
@@ -34,6 +34,10 @@ class Catalog:
         relisted_level: string per truth row ("easy", "medium", "hard" or "").
         relisted_image: int64 (n_truth, 2) rows of images (copy, source) where one picture was made from the
             other, else -1: the whole products are then the same, whichever pictures they show.
+        sources: the files (or folders) that the rows were read from.
+        source_rows: int64 (n_products, 2), which of ``sources`` a product was read from and its record there,
+            counted from 1; empty where nobody recorded them.
+        fetched: folder of the pictures that were fetched from URLs (``locate.cached_path``); None where there is none.
     """
 
     product_ids: pa.StringArray
@@ -46,6 +50,9 @@ class Catalog:
     relisted: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     relisted_level: tuple[str, ...] = ()
     relisted_image: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    sources: tuple[str, ...] = ()
+    source_rows: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    fetched: Path | None = None
 
     @property
     def n_products(self) -> int:
@@ -58,10 +65,6 @@ class Catalog:
     @property
     def n_families(self) -> int:
         return int(self.labels.max()) + 1 if self.n_products else 0
-
-    def image_path(self, row: int) -> Path:
-        """Where image ``row`` lies on this machine."""
-        return self.root / self.image_paths[int(row)].as_py()
 
     def product_of_entry(self) -> IntArray:
         """int64 (len(image_index),): the product of each (product, image) entry."""

@@ -9,6 +9,7 @@ import pytest
 from conftest import draw, write_rows
 
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.table import Columns, catalog_hash, read_catalog, subset, write_catalog
 from siamdedup.errors import CatalogError
 
@@ -23,7 +24,7 @@ def test_reads_products_families_and_several_images(tmp_path: Path) -> None:
     assert catalog.image_paths.to_pylist() == ["x.jpg", "y.jpg", "z.jpg"]
     assert [catalog.images_of(p).tolist() for p in range(3)] == [[0, 1], [1], [2]]
     assert catalog.labels[0] == catalog.labels[2] != catalog.labels[1]
-    assert catalog.image_path(0) == tmp_path.resolve() / "x.jpg"
+    assert locate(catalog, 0) == tmp_path.resolve() / "x.jpg"
 
 
 def test_a_products_listed_order_of_images_is_kept(tmp_path: Path) -> None:

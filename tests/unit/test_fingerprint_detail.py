@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import entropy
 
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.table import read_catalog
 from siamdedup.fingerprint import hashes
 from siamdedup.fingerprint.detail import BLOCK, SIDE, TRUSTED_DETAIL, detail, effective_frequencies
@@ -99,9 +100,9 @@ def test_detail_hardly_changes_with_size_and_quality() -> None:
 
 def test_fingerprints_carry_it_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_catalog(tmp_path, families=4)
-    broken = read_catalog(path).image_path(2)
+    broken = locate(read_catalog(path), 2)
     broken.write_bytes(b"not a picture")
-    blank = read_catalog(path).image_path(5)
+    blank = locate(read_catalog(path), 5)
     Image.fromarray(np.full((50, 50, 3), 255, np.uint8)).save(blank)
     catalog = read_catalog(path)
     decoded: list[str] = []
@@ -120,7 +121,7 @@ def test_fingerprints_carry_it_row_by_row(tmp_path: Path, monkeypatch: pytest.Mo
         assert len(prints.bits) == len(prints.detail) == len(prints.image_rows) == catalog.n_images - 1
         assert prints.detail.dtype == np.float32
         for bits, row, share in zip(prints.bits, prints.image_rows, prints.detail, strict=True):
-            image = Image.open(catalog.image_path(int(row))).convert("RGB")
+            image = Image.open(locate(catalog, int(row))).convert("RGB")
             assert share == pytest.approx(detail(image), abs=1e-6)
             assert np.array_equal(np.unpackbits(bits), HASHES[name](image).hash.ravel())
         assert prints.detail[prints.image_rows == 5] == 0
@@ -130,7 +131,7 @@ def test_fingerprints_carry_it_row_by_row(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_readable_picture(tmp_path: Path) -> None:
     path = make_catalog(tmp_path, families=1, products=1, views=1)
     catalog = read_catalog(path)
-    catalog.image_path(0).write_bytes(b"")
+    locate(catalog, 0).write_bytes(b"")
     for prints in fingerprint(catalog).values():
         assert prints.bits.shape == (0, 8)
         assert prints.detail.shape == (0,)

@@ -11,11 +11,12 @@ ROOT = Path(siamdedup.__file__).parent
 FOUNDATION = {"types", "errors", "files"}
 BEFORE = {
     "catalog": set(),
-    "embedding": {"catalog"},
-    "fingerprint": {"catalog"},
-    "verification": {"catalog", "embedding", "fingerprint"},
-    "dedup": {"catalog", "embedding", "fingerprint", "verification"},
-    "report": {"catalog", "embedding", "fingerprint", "verification", "dedup"},
+    "imagepass": {"catalog"},
+    "embedding": {"catalog", "imagepass"},
+    "fingerprint": {"catalog", "imagepass"},
+    "verification": {"catalog", "imagepass", "embedding", "fingerprint"},
+    "dedup": {"catalog", "imagepass", "embedding", "fingerprint", "verification"},
+    "report": {"catalog", "imagepass", "embedding", "fingerprint", "verification", "dedup"},
     "utils": set(),
 }
 BEFORE["callbacks"] = set(BEFORE)
@@ -64,7 +65,7 @@ def test_only_the_index_imports_faiss() -> None:
 
 def test_torch_free_stages_stay_torch_free() -> None:
     """The catalogue and the verification's arithmetic are plain NumPy."""
-    for stage in ("catalog", "verification"):
+    for stage in ("catalog", "imagepass", "fingerprint", "verification"):
         users = [
             p.name
             for p in (ROOT / stage).rglob("*.py")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.pairs_file import NO_FOLD, PairsFile, read_pairs
 from siamdedup.catalog.table import read_catalog
 from siamdedup.errors import CatalogError
@@ -81,7 +82,7 @@ def test_the_pictures_as_a_catalogue(faces: Path) -> None:
     pairs = read(faces, LFW)
     catalog = pairs.catalog()
     assert catalog.n_images == catalog.n_products == len(pairs.image_paths)
-    assert all(catalog.image_path(k).is_file() for k in range(catalog.n_images))
+    assert all(locate(catalog, k).is_file() for k in range(catalog.n_images))
     assert catalog.families.to_pylist() == pairs.names.to_pylist()
     assert [catalog.images_of(k).tolist() for k in range(catalog.n_products)] == [
         [k] for k in range(catalog.n_products)

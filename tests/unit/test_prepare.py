@@ -11,6 +11,7 @@ from conftest import make_catalog, write_rows
 
 from siamdedup.catalog.images import decode, read_bytes
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import plant, plant_into
 from siamdedup.catalog.table import read_catalog
@@ -61,8 +62,8 @@ def test_planted_relistings_have_another_family_and_a_known_source(
         assert planted.labels[copy] != planted.labels[source]
         assert copy_image in planted.images_of(copy)
         assert source_image in planted.images_of(source)
-        original = decode(read_bytes(planted.image_path(source_image)))
-        copied = decode(read_bytes(planted.image_path(copy_image)))
+        original = decode(read_bytes(locate(planted, source_image)))
+        copied = decode(read_bytes(locate(planted, copy_image)))
         assert copied.shape != original.shape or (copied != original).any()
 
 
@@ -188,7 +189,7 @@ def test_the_store_gives_the_decoder_pixels_with_and_without_a_cache(
     fresh = PixelStore(catalog, tmp_path / "none", max_side=40, limit_gb=0.0, progress=False)
     again = PixelStore(catalog, tmp_path, max_side=40, progress=False)
     for row in (0, 7, catalog.n_images - 1):
-        expected = decode(read_bytes(catalog.image_path(row)), max_side=40)
+        expected = decode(read_bytes(locate(catalog, row)), max_side=40)
         for store in (kept, fresh, again):
             assert np.array_equal(store.get(row), expected)
     assert not list((tmp_path / "none").glob("*.bin"))

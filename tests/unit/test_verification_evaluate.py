@@ -11,6 +11,7 @@ import pytest
 from conftest import make_catalog, write_rows
 from test_prepare import settings
 
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.relist import origin_rows, plant
 from siamdedup.catalog.table import read_catalog
 from siamdedup.embedding.prepare import PreparedData, prepare_data
@@ -100,12 +101,12 @@ def asking(data: PreparedData) -> set[str]:
     """Names, in the user's catalogue, of the validation pictures that ask (told by their bytes)."""
     part = data.val
     contents = {
-        part.catalog.image_path(k).read_bytes()
+        locate(part.catalog, k).read_bytes()
         for k in np.flatnonzero(~part.gallery)
         if origin_rows(part.catalog)[k] >= 0
     }
     names = data.catalog.image_paths.to_pylist()
-    return {name for k, name in enumerate(names) if data.catalog.image_path(k).read_bytes() in contents}
+    return {name for k, name in enumerate(names) if locate(data.catalog, k).read_bytes() in contents}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_verdicts_on_the_users_pictures_reach_the_planted_split(
     after = prepare_data(settings(tiny_catalog, tmp_path, verdicts=[str(file)]), store_side=64)
     assert after.counts["picture pairs judged by people"] == 1
     reached = [
-        {part.catalog.image_path(row).read_bytes() for row in rows}
+        {locate(part.catalog, row).read_bytes() for row in rows}
         for part in (after.val, after.test)
         for rows in getattr(part, field).tolist()
     ]

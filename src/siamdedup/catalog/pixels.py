@@ -16,6 +16,7 @@ from rich.progress import track
 
 from siamdedup.catalog.images import DECODE_VERSION, Pixels, decode, digest, read_bytes
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.errors import ImageError
 from siamdedup.types import Catalog, IntArray
 
@@ -91,7 +92,7 @@ class PixelStore:
         os.replace(temporary.with_suffix(".npz.tmp"), self._index)
 
     def _load_file(self, row: int) -> tuple[str, Pixels | None] | ImageError:
-        path = self.catalog.image_path(row)
+        path = locate(self.catalog, row)
         try:
             data = read_bytes(path)
             pixels = decode(data, max_side=self.max_side, where=str(path))
@@ -106,9 +107,9 @@ class PixelStore:
             ImageError: the picture could not be read.
         """
         if not self.readable[row]:
-            raise ImageError("not readable", where=str(self.catalog.image_path(row)))
+            raise ImageError("not readable", where=str(locate(self.catalog, row)))
         if self._file is None:
-            path = self.catalog.image_path(row)
+            path = locate(self.catalog, row)
             return decode(read_bytes(path), max_side=self.max_side, where=str(path))
         if self._map is None:
             self._map = np.memmap(self._file, np.uint8, "r")
@@ -132,7 +133,7 @@ def _key(catalog: Catalog, max_side: int) -> str:
     """Changes when a file's path, size or time changes, or when decoding does."""
     state = hashlib.sha256(json.dumps([DECODE_VERSION, max_side, str(catalog.root)]).encode())
     for row in range(catalog.n_images):
-        path = catalog.image_path(row)
+        path = locate(catalog, row)
         try:
             stat = path.stat()
             state.update(f"{path}\x00{stat.st_size}\x00{stat.st_mtime_ns}\n".encode())

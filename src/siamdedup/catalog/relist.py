@@ -23,6 +23,7 @@ from rich.progress import track
 from siamdedup.catalog.families import image_families
 from siamdedup.catalog.images import Pixels, decode, read_bytes
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.relist_ops import LEVELS, relist
 from siamdedup.catalog.table import catalog_hash, read_catalog
 from siamdedup.errors import CatalogError, ConfigError, ImageError
@@ -128,7 +129,7 @@ def _copy_originals(catalog: Catalog, folder: Path) -> list[str]:
     """Bring every original picture into the folder (hard link where possible) and return the new paths."""
     names = []
     for row in range(catalog.n_images):
-        source = catalog.image_path(row)
+        source = locate(catalog, row)
         name = f"images/{row:07d}{source.suffix.lower()}"
         names.append(name)
         if source.is_file():  # one that is missing stays missing: the reader's ledger will name it
@@ -188,7 +189,7 @@ def _plant_copies(
 
 
 def _load(catalog: Catalog, row: int) -> Pixels:
-    path = catalog.image_path(row)
+    path = locate(catalog, row)
     return decode(read_bytes(path), max_side=_MAX_SIDE, where=str(path))
 
 

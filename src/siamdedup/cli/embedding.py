@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.embedding.extract import extract
 from siamdedup.errors import CatalogError
@@ -42,7 +43,7 @@ def embed_catalog(
     if not len(embeddings.image_rows):
         ledger.write(out / "ledger.csv")
         raise CatalogError(
-            f"none of its {catalog.n_images} pictures can be read (the first: {catalog.image_path(0)})",
+            f"none of its {catalog.n_images} pictures can be read (the first: {locate(catalog, 0)})",
             where=source,
             remedy=remedy,
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from siamdedup.catalog.images import decode, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.pixels import PixelStore
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import ImageError
@@ -102,7 +103,7 @@ class CatalogImages(Dataset[tuple[np.ndarray | None, int, str]]):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray | None, int, str]:
         row = int(self.rows[index])
-        path = self.catalog.image_path(row)
+        path = locate(self.catalog, row)
         try:
             # Twice the input size leaves the scaled decoder room and the last resize something to average.
             pixels = decode(read_bytes(path), max_side=2 * self.transform.size, where=str(path))

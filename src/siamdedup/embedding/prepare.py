@@ -12,6 +12,7 @@ import numpy as np
 
 from siamdedup.catalog.families import image_families, image_variants, tie_families
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import origin_rows, plant
 from siamdedup.catalog.relist_ops import LEVELS
@@ -121,7 +122,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     )
     if not store.readable.any():
         raise CatalogError(
-            f"none of its {catalog.n_images} pictures can be read (the first: {catalog.image_path(0)})",
+            f"none of its {catalog.n_images} pictures can be read (the first: {locate(catalog, 0)})",
             where=settings.source,
             remedy="picture paths start from the table's folder; name another with data.root=FOLDER",
         )

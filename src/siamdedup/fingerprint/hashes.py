@@ -13,6 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from siamdedup.catalog.images import decode, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.errors import ImageError
 from siamdedup.fingerprint.detail import detail
 from siamdedup.types import Catalog, FloatArray, IntArray
@@ -45,7 +46,7 @@ def fingerprint(catalog: Catalog, *, workers: int = 2, progress: bool = False) -
     """Every fingerprint of every readable picture, and its detail, each picture decoded once."""
 
     def one(row: int) -> tuple[list[np.ndarray], float] | None:
-        path = catalog.image_path(row)
+        path = locate(catalog, row)
         try:
             image = Image.fromarray(decode(read_bytes(path), max_side=_MAX_SIDE, where=str(path)))
         except ImageError:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from siamdedup.catalog.images import decode, fit, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.errors import ImageError
 from siamdedup.files import atomic_write
 from siamdedup.report.console import FIGURES, METHODS, figure, point_lines
@@ -146,7 +147,7 @@ def thumbnail(
     """
     if row not in made:
         try:
-            pixels = fit(decode(read_bytes(catalog.image_path(row)), max_side=2 * side), side)
+            pixels = fit(decode(read_bytes(locate(catalog, row)), max_side=2 * side), side)
             jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality)
             made[row] = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         except ImageError:

@@ -1,0 +1,43 @@
+"""What the image pass computes of a picture. Fingerprints and embeddings are features; the pass knows neither."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from siamdedup.catalog.images import Pixels
+
+
+class Prepare(Protocol):
+    """The part that runs in a decoding process: small, picklable, without torch."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes of one picture."""
+
+    def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
+        """uint8 RGB (H, W, 3) -> uint8 ``shape``."""
+
+
+class Feature(Protocol):
+    """Computed in the main process, batch by batch, from what ``prepare`` made of each picture.
+
+    Attributes:
+        name: of its shards' folder.
+        key: names everything that fixes its values, the pixels and their decoding aside (weights, transform,
+            version, precision): another key is another folder.
+        side: pictures are decoded to at least this many pixels on the longest side, where they have them.
+        arrays: name -> (dtype, shape of one picture) of what ``compute`` returns. The first is the shard's
+            memory-mapped ``.npy``; the others are columns of its Parquet table.
+    """
+
+    name: str
+    key: str
+    side: int
+    prepare: Prepare
+    arrays: dict[str, tuple[str, tuple[int, ...]]]
+
+    def compute(self, prepared: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """uint8 (n, *prepare.shape) -> each of ``arrays`` as (n, *shape); a row's values depend on that row alone."""
