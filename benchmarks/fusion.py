@@ -36,6 +36,7 @@ from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import extract
 from siamdedup.embedding.prepare import PreparedData
 from siamdedup.fingerprint.hashes import fingerprint
+from siamdedup.imagepass.run import PassSettings
 from siamdedup.types import Catalog, Embeddings, HeldOut, ProductPairs
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.calibration import calibration
@@ -81,14 +82,14 @@ class Gatherer:
 
     def __init__(self, model: TrainedModel, data: PreparedData, cache: Path, minimum: float) -> None:
         self.model, self.cache, self.minimum = model, cache, minimum
-        found = extract(model, data.catalog, cache, workers=1, progress=False)
+        found = extract(model, data.catalog, cache, PassSettings(workers=1), progress=False)
         trained = np.isin(found.image_rows, data.train_rows)
         self.background = np.asarray(found.vectors[trained], np.float32)
         self.background_family = family_names(data.catalog)[found.image_rows[trained]]
 
     def __call__(self, held_out: HeldOut) -> Truth:
         catalog = held_out.catalog
-        found = extract(self.model, catalog, self.cache, workers=1, progress=False)
+        found = extract(self.model, catalog, self.cache, PassSettings(workers=1), progress=False)
         placeholder = tie_families(catalog).placeholder
         truth = image_truth(catalog, placeholder=placeholder, gallery=held_out.gallery)
         family = family_names(catalog)

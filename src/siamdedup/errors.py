@@ -4,6 +4,8 @@
 class SiamdedupError(Exception):
     """Base of all errors that are the input's fault, not the program's; shown without a traceback."""
 
+    exit_code = 2
+
     def __init__(self, problem: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.problem, self.where, self.remedy = problem, where, remedy
         text = f"{where}: {problem}" if where else problem
@@ -28,6 +30,12 @@ class CheckpointError(SiamdedupError):
 
 class OperatingPointError(SiamdedupError):
     """No threshold can be chosen, or none is there to apply."""
+
+
+class UnusableError(SiamdedupError):
+    """The run is done and everything is written, but more pictures were unusable than its policy allows."""
+
+    exit_code = 3
 
 
 class ConfigError(SiamdedupError):

@@ -172,6 +172,8 @@ def test_bad_input_of_a_review_ends_with_its_message(
     run = json.loads((found / "run.json").read_text())
     text = Path(run["catalog"]).read_text().splitlines()
     (tmp_path / "less.csv").write_text("\n".join(text[:-1]) + "\n")
-    (found / "run.json").write_text(json.dumps({**run, "catalog": str(tmp_path / "less.csv")}))
+    (found / "run.json").write_text(
+        json.dumps({**run, "reading": {**run["reading"], "source": str(tmp_path / "less.csv")}})
+    )
     with pytest.raises(CatalogError, match="has changed"):
         sample(configure("review", f"found={found}"))

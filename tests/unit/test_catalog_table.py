@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import draw, write_rows
 
+from siamdedup.catalog import table
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.locate import locate
-from siamdedup.catalog.table import Columns, catalog_hash, read_catalog, subset, write_catalog
+from siamdedup.catalog.locate import cached_path, locate
+from siamdedup.catalog.table import (
+    Columns,
+    catalog_hash,
+    read_catalog,
+    read_catalog_with_report,
+    subset,
+    write_catalog,
+)
 from siamdedup.errors import CatalogError
 
 
@@ -50,19 +59,43 @@ def test_bad_rows_go_to_the_ledger_with_their_row_and_the_rest_goes_on(tmp_path:
         "f,x,G,3\ng,x,H\nh,x,\n"
     )
     ledger = Ledger()
-    catalog = read_catalog(path, ledger=ledger)
-    assert catalog.product_ids.to_pylist() == ["a", "c", "g"]
+    catalog, report = read_catalog_with_report(path, ledger=ledger)
+    assert catalog.product_ids.to_pylist() == ["a", "c", "e", "g", "h"]
+    assert catalog.source_rows[:, 1].tolist() == [1, 3, 7, 9, 10]
+    assert {catalog.sources[k] for k in catalog.source_rows[:, 0]} == {str(path)}
     found = {(row, item): reason for _, row, item, reason in ledger}
     assert found[(2, "b,z")].startswith("malformed row: 2 fields")
     assert found[(8, "f,x,G,3")].startswith("malformed row: 4 fields")
     assert found[(4, "")] == "no product id"
-    assert found[(5, "a")].startswith("repeated product id")
+    assert found[(5, "a")] == "repeated product id: the first row was kept, this one shows other pictures"
     assert found[(6, "d")] == "no image"
-    assert found[(7, "e")].startswith("no image")
-    assert found[(-1, "http://h/b.jpg")].startswith("remote image")
-    assert found[(10, "h")] == "no family"
-    assert len(ledger) == 8
-    assert ledger.write(tmp_path / "ledger.csv").read_text().count("\n") == 9
+    assert len(ledger) == 5
+    assert (report.rows, report.products, report.without_family) == (8, 5, 1)
+    assert ledger.write(tmp_path / "ledger.csv").read_text().count("\n") == 6
+
+
+def test_a_product_without_a_family_is_its_own_under_a_name_that_no_family_has(tmp_path: Path) -> None:
+    rows = [("a", "x.jpg", ""), ("b", "y.jpg", "a"), ("c", "z.jpg", "product:a"), ("d", "w.jpg", " ")]
+    catalog = read_catalog(write_rows(tmp_path / "c.csv", rows))
+    assert catalog.families.to_pylist() == ["product::a", "a", "product:a", "product::d"]
+    assert catalog.labels.tolist() == [0, 1, 2, 3]
+    again = read_catalog(write_catalog(tmp_path / "d.csv", catalog))
+    assert catalog_hash(again) == catalog_hash(catalog)
+
+
+def test_addresses_and_pictures_outside_the_root(tmp_path: Path) -> None:
+    rows = [("a", "http://h/a.jpg;ftp://h/a.jpg", "F"), ("b", "../b.jpg", "F"), ("c", "c.jpg", "F")]
+    path, ledger = write_rows(tmp_path / "c.csv", rows), Ledger()
+    catalog = read_catalog(path, ledger=ledger, fetched=tmp_path / "cache")
+    assert catalog.image_paths.to_pylist() == ["http://h/a.jpg", "c.jpg"]
+    assert locate(catalog, 0) == cached_path(tmp_path / "cache", "http://h/a.jpg")
+    assert {(row, item, reason.split(":")[0]) for _, row, item, reason in ledger} == {
+        (1, "ftp://h/a.jpg", "unsupported address"),
+        (2, "../b.jpg", "outside the data root"),
+        (2, "b", "no image"),
+    }
+    assert read_catalog(path, allow_outside=True).n_images == 3
+    assert read_catalog(path, root=tmp_path.parent).image_paths.to_pylist() == ["http://h/a.jpg", "c.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +106,6 @@ def test_bad_rows_go_to_the_ledger_with_their_row_and_the_rest_goes_on(tmp_path:
         (b"productId,images\na,x\n", "'imageUrlStr', 'productFamily' is missing"),
         (b"productId,imageUrlStr,productFamily\n", "no usable product"),
         (b"productId,imageUrlStr,productFamily\n,x,F\n", "1 x no product id"),
-        (b"productId,imageUrlStr,productFamily\n\xff\xfe\xfa,x,F\n", "does not read as CSV"),
     ],
 )
 def test_an_unusable_table_names_file_problem_and_remedy(
@@ -104,8 +136,13 @@ def test_a_folder_of_families(tmp_path: Path) -> None:
             tmp_path / name
         ).write_text("")
     catalog = read_catalog(tmp_path)
-    assert catalog.product_ids.to_pylist() == ["lamp/1.jpg", "mug/1.png", "mug/2;a.PNG"]
-    assert catalog.families.to_pylist() == ["lamp", "mug", "mug"]
+    assert catalog.product_ids.to_pylist() == [
+        "lamp/1.jpg",
+        "mug/1.png",
+        "mug/2;a.PNG",
+        "not-in-a-family.jpg",
+    ]
+    assert catalog.families.to_pylist() == ["lamp", "mug", "mug", "product:not-in-a-family.jpg"]
     with pytest.raises(CatalogError, match="no picture lies in a sub-folder"):
         read_catalog(tmp_path / "mug")
 
@@ -134,6 +171,8 @@ def test_subset_keeps_only_what_its_products_show(tmp_path: Path) -> None:
     assert [part.images_of(p).tolist() for p in range(2)] == [[0, 1], [2, 1]]
     assert part.relisted.tolist() == [[1, 0]]
     assert part.relisted_image.tolist() == [[2, 0]]
+    assert part.sources == (str(path),)
+    assert part.source_rows.tolist() == [[0, 1], [0, 3]]
 
 
 def test_written_catalogue_reads_back_the_same_and_the_hash_sees_a_change(tmp_path: Path) -> None:
@@ -144,3 +183,21 @@ def test_written_catalogue_reads_back_the_same_and_the_hash_sees_a_change(tmp_pa
     assert catalog_hash(again) == catalog_hash(catalog)
     other = read_catalog(write_rows(tmp_path / "e.csv", [("a", "x.jpg;y.jpg", "F"), ("b", "y.jpg", "G")]))
     assert catalog_hash(other) != catalog_hash(catalog)
+
+
+def test_the_hash_is_that_of_the_strings_joined_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"p{k}é", f"i{k % 5}.jpg;j{k}.jpg", f"F{k // 2}") for k in range(23)]
+    path = write_rows(tmp_path / "c.csv", rows)
+    for size in (100_000, 7):
+        monkeypatch.setattr(table, "_CHUNK", size)
+        for catalog in (read_catalog(path), read_catalog(path, store=tmp_path / "store")):
+            parts = [
+                "\x00".join(s.to_pylist()[start : start + size]).encode()
+                for s in (catalog.product_ids, catalog.families, catalog.image_paths)
+                for start in range(0, len(s), size)
+            ]
+            parts += [a.tobytes() for a in (catalog.offsets, catalog.image_index, catalog.relisted)]
+            whole = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+            assert catalog_hash(catalog) == hashlib.sha256(whole).hexdigest()

@@ -43,7 +43,7 @@ def decided(tiny_catalog: Path, evidence: dict, **given: object):
     rows = np.arange(catalog.n_images)
     found = exact_self_join(vectors, 1 - start[0])
     pairs = product_pairs(catalog, rows, found)
-    return decide(config, model, start, catalog, Embeddings(vectors, rows, ""), found, pairs, start[0])
+    return decide(config, model, start, catalog, Embeddings(vectors, rows, ""), {}, found, pairs, start[0])
 
 
 def test_without_evidence_the_threshold_is_validations_and_says_so(tiny_catalog: Path) -> None:

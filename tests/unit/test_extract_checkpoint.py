@@ -12,12 +12,13 @@ from conftest import make_catalog
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.table import read_catalog
-from siamdedup.embedding import extract as extract_module
 from siamdedup.embedding.checkpoint import SECTION, TrainedModel, load_checkpoint, section
-from siamdedup.embedding.extract import extract
+from siamdedup.embedding.dataset import catalog_loader
+from siamdedup.embedding.extract import embed_loader, extract
 from siamdedup.embedding.network import EmbeddingNetwork, build_network, model_hash
 from siamdedup.embedding.transforms import InputTransform
 from siamdedup.errors import CheckpointError
+from siamdedup.imagepass.run import PassSettings
 from siamdedup.types import OperatingPoint
 
 POINT = OperatingPoint(0.2, "cosine", "best f1", 1e-4, 0.1, 0.9, 0.9, 0.9, 10, 1000, {"f1": (0.8, 1.0)})
@@ -35,15 +36,20 @@ def model_of(network: EmbeddingNetwork) -> TrainedModel:
     return TrainedModel(network, InputTransform(48), "cosine", POINT, model_hash(network), "data", {})
 
 
-def run(model: TrainedModel, source: Path, cache: Path, **options: object) -> tuple[np.ndarray, list[int]]:
-    options = {
-        "batch_size": 8,
-        "workers": 0,
-        "device": "cpu",
-        "precision": "fp32",
-        "progress": False,
-    } | options
-    found = extract(model, read_catalog(source), cache, **options)  # type: ignore[arg-type]
+def run(
+    model: TrainedModel, source: Path, cache: Path, ledger: Ledger | None = None, **options: int
+) -> tuple[np.ndarray, list[int]]:
+    settings = PassSettings(**{"batch_size": 8, "workers": 0, **options})  # type: ignore[arg-type]
+    found = extract(
+        model,
+        read_catalog(source),
+        cache,
+        settings,
+        device="cpu",
+        precision="fp32",
+        ledger=ledger,
+        progress=False,
+    )
     return np.asarray(found.vectors), found.image_rows.tolist()
 
 
@@ -58,27 +64,16 @@ def test_vectors_are_unit_and_do_not_depend_on_batch_size(
     assert np.abs(vectors.astype(np.float32) - others.astype(np.float32)).max() < 2e-3
 
 
-def test_a_killed_pass_goes_on_where_it_stopped_with_the_same_bytes(
-    network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_pass_gives_what_the_evaluation_of_training_gives(
+    network: EmbeddingNetwork, tiny_catalog: Path, tmp_path: Path
 ) -> None:
     model = model_of(network)
-    undisturbed, _ = run(model, tiny_catalog, tmp_path / "a", shard_size=10)
-    embedded: list[int] = []
-    whole = extract_module._embed
-
-    def count(*args: object, **kwargs: object) -> object:
-        if len(embedded) == 2 and not (tmp_path / "killed").exists():
-            (tmp_path / "killed").touch()
-            raise KeyboardInterrupt
-        embedded.append(len(args[3]))  # type: ignore[arg-type]
-        return whole(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(extract_module, "_embed", count)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, tiny_catalog, tmp_path / "b", shard_size=10)
-    resumed, _ = run(model, tiny_catalog, tmp_path / "b", shard_size=10)
-    assert sum(embedded) == 48  # nothing twice
-    assert np.array_equal(resumed, undisturbed)
+    vectors, rows = run(model, tiny_catalog, tmp_path, shard_size=10)
+    catalog = read_catalog(tiny_catalog)
+    loader = catalog_loader(catalog, np.arange(catalog.n_images), model.transform, batch_size=8, workers=0)
+    expected, expected_rows = embed_loader(network, loader, "cpu")
+    assert rows == expected_rows.tolist()
+    assert np.array_equal(vectors, expected)
 
 
 def test_other_weights_or_pictures_are_embedded_anew(
@@ -88,7 +83,7 @@ def test_other_weights_or_pictures_are_embedded_anew(
     run(model, tiny_catalog, tmp_path)
     run(replace(model, model_hash="other"), tiny_catalog, tmp_path)
     run(replace(model, transform=InputTransform(56)), tiny_catalog, tmp_path)
-    assert len(list(tmp_path.glob("embeddings-*"))) == 3
+    assert len(list(tmp_path.glob("embedding-*"))) == 3
 
 
 def test_one_bad_picture_costs_one_picture(network: EmbeddingNetwork, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_bad_pictures_are_left_out_and_named_and_the_run_goes_on(tmp_path: Path)
     (tmp_path / "c/images/f1_p0_v0.png").unlink()
     data = prepare_data(settings(source, tmp_path / "cache"), store_side=48)
     bad = {item: reason for _, _, item, reason in data.ledger}
-    assert "not a readable picture" in bad["images/f0_p0_v0.png"]
+    assert "not a picture: an HTML page" in bad["images/f0_p0_v0.png"]
     assert "no such file" in bad["images/f1_p0_v0.png"]
     assert data.counts["images unreadable"] == 2
     used = {data.catalog.image_paths[int(r)].as_py() for r in data.train_rows}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image, ImageOps
 
+from siamdedup.catalog.decoding.formats import MAX_PIXELS, sniff
+from siamdedup.catalog.decoding.jpeg import decode_jpeg
+from siamdedup.catalog.decoding.png import decode_plain, read_png
+from siamdedup.catalog.decoding.raster import decode_raster
 from siamdedup.errors import ImageError
+
+__all__ = ["DECODE_VERSION", "MAX_PIXELS", "Pixels", "decode", "digest", "fit", "read_bytes", "shrink"]
 
 Pixels = npt.NDArray[np.uint8]
 
 DECODE_VERSION = 1  # part of every cached result's key: raise it when the same file gives other pixels
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-_EXIF_ORIENTATION = 0x0112
 
 # Threads belong to the loader's processes; OpenCV's own would oversubscribe the cores.
 cv2.setNumThreads(0)
@@ -46,61 +47,46 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def decode(data: bytes, *, max_side: int | None = None, where: str = "") -> Pixels:
+def decode(data: bytes, *, max_side: int | None = None, where: str = "", truncated: str = "reject") -> Pixels:
     """Decode to uint8 RGB (H, W, 3), upright, alpha on white, longest side at most ``max_side``.
 
-    Large JPEGs are decoded at a fraction of their size straight away (libjpeg's scaled decoding) and brought
-    to the target by area averaging. A picture smaller than ``max_side`` keeps its size.
+    JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, told by their content; of several frames or pages the first. Large
+    JPEGs are decoded at a fraction of their size straight away (libjpeg's scaled decoding) and brought to the
+    target by area averaging. A picture smaller than ``max_side`` keeps its size. Colour profiles are ignored.
+
+    Args:
+        truncated: "reject", or "accept" to take what can be decoded of a cut or damaged file. The rest is grey
+            in JPEGs, white in most others. WebP and AVIF decoders give all or nothing.
 
     Raises:
-        ImageError: the bytes are no picture, are truncated, or hold more than ``MAX_PIXELS`` pixels.
+        ImageError: there is no picture to be had. The problem starts with its kind: "not a picture", "truncated",
+            "too large" (decided by the header, before anything is decoded), "unsupported" or "damaged".
+        ValueError: unknown policy.
     """
+    if truncated not in ("reject", "accept"):
+        raise ValueError(f"unknown policy {truncated!r}; one of 'reject', 'accept'")
     try:
-        with Image.open(BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"too large: {width} x {height} pixels", where=where)
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                pixels = _decode_jpeg(data, max_side, width, height)
-                pixels = _upright(pixels, orientation)
-            else:
-                pixels = _decode_other(image, max_side)
-    except ImageError:
-        raise
-    except Exception as error:  # decoders raise whatever they like; the run must go on
-        raise ImageError(f"not a readable picture: {type(error).__name__}: {error}", where=where) from error
-    return shrink(pixels, max_side) if max_side else pixels
+        pixels = _decode(data, max_side, truncated == "accept")
+        return shrink(pixels, max_side) if max_side else pixels
+    except ImageError as error:
+        raise ImageError(error.problem, where=where) from error
+    except (MemoryError, cv2.error) as error:
+        raise ImageError(f"too large: {error or 'out of memory'}", where=where) from error
 
 
-def _decode_jpeg(data: bytes, max_side: int | None, width: int, height: int) -> Pixels:
-    if max_side is None or max(width, height) < 2 * max_side:
-        return simplejpeg.decode_jpeg(data)
-    scale = max_side / max(width, height)
-    return simplejpeg.decode_jpeg(data, min_height=int(height * scale), min_width=int(width * scale))
-
-
-def _decode_other(image: Image.Image, max_side: int | None) -> Pixels:
-    if max_side is not None:
-        image.draft("RGB", (2 * max_side, 2 * max_side))
-    image = ImageOps.exif_transpose(image) or image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit greys instead of scaling them.
-        grey = (np.asarray(image, np.float32) / 257.0).round().clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"))
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation (CIPA DC-008, tag 0x0112)."""
-    if orientation in (2, 4, 5, 7):
-        pixels = pixels[:, ::-1]
-    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns or orientation == 2 else pixels
+def _decode(data: bytes, max_side: int | None, accept: bool) -> Pixels:
+    form, depth = sniff(data), 8
+    if form == "JPEG":
+        found = decode_jpeg(data, max_side, accept)
+        if found is not None:
+            return found
+    elif form == "PNG":
+        png = read_png(data)
+        found = decode_plain(png)
+        if found is not None:
+            return found
+        data, depth = png.data, png.depth
+    return decode_raster(data, form, max_side, accept, depth=depth)
 
 
 def shrink(pixels: Pixels, max_side: int) -> Pixels:

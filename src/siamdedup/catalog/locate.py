@@ -50,22 +50,18 @@ def leaves(root: Path, name: str) -> bool:
     return os.path.commonpath([root, path]) != str(root)
 
 
-def first_rows(catalog: Catalog, images: IntArray) -> tuple[list[tuple[str, int]], IntArray]:
-    """Which record first shows each of these images, for the ledger.
-
-    Returns:
-        (source, record) of each, ("", -1) where the catalogue does not know, and int64 (n,): how many products
-        show it.
-    """
-    product = catalog.product_of_entry()
-    order = np.argsort(catalog.image_index, kind="stable")
-    shown = catalog.image_index[order]
-    start, stop = np.searchsorted(shown, images), np.searchsorted(shown, images, side="right")
-    places = []
-    for begin, end in zip(start.tolist(), stop.tolist(), strict=True):
-        if begin == end or not len(catalog.source_rows):
-            places.append(("", -1))
-            continue
-        source, record = catalog.source_rows[product[order[begin]]].tolist()
-        places.append((catalog.sources[source], record))
-    return places, (stop - start).astype(np.int64)
+def first_rows(catalog: Catalog, images: IntArray) -> IntArray:
+    """int64 (n, 3): of each image the source and record (as in ``Catalog.source_rows``, -1 where nobody recorded
+    them) of the product that shows it first, and how many products show it. ``images`` is ascending and unique."""
+    place = np.searchsorted(images, catalog.image_index)
+    place[place == len(images)] = 0
+    entries = np.flatnonzero(images[place] == catalog.image_index) if len(images) else place[:0]
+    shown, first, count = np.unique(catalog.image_index[entries], return_index=True, return_counts=True)
+    found = np.full((len(images), 3), -1, np.int64)
+    at = np.searchsorted(images, shown)
+    found[:, 2] = 0
+    found[at, 2] = count
+    if len(catalog.source_rows):
+        product = np.searchsorted(catalog.offsets, entries[first], side="right") - 1
+        found[at, :2] = catalog.source_rows[product]
+    return found

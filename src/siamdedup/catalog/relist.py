@@ -210,16 +210,9 @@ def _write_tables(catalog: Catalog, folder: Path, names: list[str], truth: dict[
     )
     table = pa.table(
         {
-            "productId": pa.concat_arrays([catalog.product_ids, pa.array(truth["productId"], pa.string())]),
-            "imageUrlStr": pa.concat_arrays(
-                [pc.binary_join(lists, ";"), pa.array(truth["copyImage"], pa.string())]
-            ),
-            "productFamily": pa.concat_arrays(
-                [
-                    catalog.families,
-                    pa.array([f"family-of-{name}" for name in truth["productId"]], pa.string()),
-                ]
-            ),
+            "productId": _and(catalog.product_ids, truth["productId"]),
+            "imageUrlStr": _and(pc.binary_join(lists, ";"), truth["copyImage"]),
+            "productFamily": _and(catalog.families, [f"family-of-{name}" for name in truth["productId"]]),
         }
     )
     # Relistings that the catalogue already knew stay known; they name products, not pictures.
@@ -229,3 +222,7 @@ def _write_tables(catalog: Catalog, folder: Path, names: list[str], truth: dict[
             column.append(value)
     pa_csv.write_csv(pa.table(truth), folder / "truth.csv")
     pa_csv.write_csv(table, folder / "catalog.csv")
+
+
+def _and(strings: pa.Array, more: list[str]) -> pa.Array:
+    return pa.concat_arrays([strings.cast(pa.string()), pa.array(more, pa.string())])

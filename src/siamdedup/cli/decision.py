@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from siamdedup.dedup.evidence import picture_pair_weight, product_evidence
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.errors import ConfigError, OperatingPointError
-from siamdedup.fingerprint.hashes import fingerprint
+from siamdedup.fingerprint.hashes import Fingerprints
 from siamdedup.types import Catalog, Embeddings, FloatArray, IntArray, OperatingPoint, ProductPairs
 from siamdedup.verification.distances import to_distance
 from siamdedup.verification.drift import DriftReference, compare
@@ -96,6 +97,7 @@ def decide(
     start: tuple[float, OperatingPoint | None],
     catalog: Catalog,
     embeddings: Embeddings,
+    fingerprints: Mapping[str, Fingerprints],
     found: ImagePairs,
     pairs: ProductPairs,
     radius: float,
@@ -113,7 +115,7 @@ def decide(
     here = _candidates(family, found, model.distance)
     kept = model.evidence.get("false_matches")
     curve = FalseMatchCurve.from_dict(kept) if kept else None
-    probability = _probability(config, model, curve, here, catalog, embeddings, pairs, radius)
+    probability = _probability(config, model, curve, here, catalog, embeddings, fingerprints, pairs, radius)
     weight = picture_pair_weight(pairs)
     if point is None:
         source = "given by hand"
@@ -160,6 +162,7 @@ def _probability(
     here: Candidates,
     catalog: Catalog,
     embeddings: Embeddings,
+    fingerprints: Mapping[str, Fingerprints],
     pairs: ProductPairs,
     radius: float,
 ) -> FloatArray | None:
@@ -174,7 +177,7 @@ def _probability(
     if more is None:
         return None
     fusion = FusionModel.from_dict(kept)
-    prints = fingerprint(catalog, workers=config.workers) if set(fusion.names) - {BEST} else None
+    prints = fingerprints if set(fusion.names) - {BEST} else None
     evidence = product_evidence(
         catalog, embeddings, pairs, fingerprints=prints, max_families_per_image=config.max_families_per_image
     )

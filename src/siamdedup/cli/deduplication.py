@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.opening import CatalogSettings, open_catalog
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.cli.decision import decide, starting_point
-from siamdedup.cli.embedding import embed_catalog
+from siamdedup.cli.pictures import catalog_settings, embedding_feature, judge_unusable, run_pass
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
@@ -21,12 +23,15 @@ from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.output import write_duplicates_json, write_groups_parquet, write_pairs_parquet
 from siamdedup.dedup.products import hot_images, product_pairs
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
-from siamdedup.embedding.prepare import DataSettings, open_catalog
+from siamdedup.embedding.extract import embeddings_of
 from siamdedup.files import write_json
+from siamdedup.fingerprint.feature import FingerprintFeature
+from siamdedup.fingerprint.hashes import fingerprints_of
+from siamdedup.imagepass.feature import Feature
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog, Embeddings
-from siamdedup.utils.hydra import build, plain, require
+from siamdedup.utils.hydra import build, require
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_similarity
 
@@ -50,13 +55,17 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     start = starting_point(config, model)
     radius = max(start[0], config.candidate_distance or 0.0)
     ledger = Ledger()
-    catalog = _catalog(config, ledger)
+    settings = catalog_settings(config)
+    catalog = open_catalog(settings, ledger)
     out = Path(config.out).expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
-    embeddings = embed_catalog(
-        config, model, catalog, out, ledger, source=str(config.catalog),
+    features: list[Feature] = [embedding_feature(config, model), FingerprintFeature()]
+    pictures = run_pass(
+        config, catalog, features, out, ledger, source=settings.name,
         remedy="picture paths start from the table's folder; name another with root=FOLDER",
     )  # fmt: skip
+    embeddings = embeddings_of(pictures["embedding"], model)
+    prints = fingerprints_of(pictures["fingerprints"])
     index: Index = build(config.index)
     found = _join(index, embeddings, float(to_similarity(radius, model.distance)))
     every = product_pairs(
@@ -66,7 +75,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         distance=model.distance,
         max_families_per_image=config.max_families_per_image,
     )
-    decision = decide(config, model, start, catalog, embeddings, found, every, radius)
+    decision = decide(config, model, start, catalog, embeddings, prints, found, every, radius)
     threshold, chance = decision.threshold, decision.probability
     inside = every.distance <= threshold
     pairs = every.take(inside)
@@ -82,7 +91,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs, None if chance is None else chance[inside])
     write_groups_parquet(out / "groups.parquet", catalog, groups)
     write_pairs_parquet(out / "candidates.parquet", catalog, every, chance)
-    write_json(out / "run.json", run_facts(config, model, catalog, threshold, radius))
+    write_json(out / "run.json", run_facts(config, settings, model, catalog, threshold, radius))
     ledger.write(out / "ledger.csv")
     with_duplicates = len(np.union1d(pairs.left, pairs.right))
     counts: dict[str, Any] = {
@@ -137,21 +146,22 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         comparison_table(model.evidence["rows"])
     point_table(decision.point, "the threshold was given by hand")
     counts_table("Duplicates", {**counts, "JSON": str(out / "duplicates.json"), "page": str(page)}, ledger)
+    judge_unusable(config, catalog, pictures["embedding"], out)
     return counts
 
 
 def run_facts(
-    config: DictConfig, model: TrainedModel, catalog: Catalog, threshold: float, radius: float
+    config: DictConfig,
+    settings: CatalogSettings,
+    model: TrainedModel,
+    catalog: Catalog,
+    threshold: float,
+    radius: float,
 ) -> dict[str, Any]:
     """What review.py must know of this run: the catalogue as it was read, the model, the threshold."""
     return {
-        "catalog": "rendered"
-        if config.catalog == "rendered"
-        else str(Path(config.catalog).expanduser().resolve()),
-        "columns": plain(config.columns),
-        "root": config.root and str(Path(config.root).expanduser().resolve()),
-        "truth": config.truth and str(Path(config.truth).expanduser().resolve()),
-        "cache_dir": str(config.paths.cache_dir),
+        "catalog": settings.name,
+        "reading": asdict(settings) | {"fetch": None},
         "catalog_hash": catalog_hash(catalog),
         "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
         "model_hash": model.model_hash,
@@ -159,14 +169,6 @@ def run_facts(
         "threshold": threshold,
         "radius": radius,
     }
-
-
-def _catalog(config: DictConfig, ledger: Ledger) -> Catalog:
-    settings = DataSettings(
-        source=config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth,
-        cache_dir=config.paths.cache_dir,
-    )  # fmt: skip
-    return open_catalog(settings, ledger)
 
 
 def _join(index: Index, embeddings: Embeddings, min_similarity: float) -> ImagePairs:

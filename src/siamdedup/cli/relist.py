@@ -8,15 +8,17 @@ import hydra
 from omegaconf import DictConfig
 
 from siamdedup.errors import ConfigError
-from siamdedup.utils.hydra import config_dir, plain, reports_errors, require
+from siamdedup.utils.hydra import config_dir, reports_errors, require
 
 
 @hydra.main(config_path=config_dir(), config_name="relist", version_base="1.3")
 @reports_errors
 def main(config: DictConfig) -> None:
     from siamdedup.catalog.ledger import Ledger
+    from siamdedup.catalog.opening import open_catalog
     from siamdedup.catalog.relist import plant_into, planted_count
     from siamdedup.catalog.table import read_catalog
+    from siamdedup.cli.pictures import catalog_settings
     from siamdedup.report.console import counts_table
 
     hints = {"catalog": "catalog: a catalogue CSV or a folder", "out": "out: a new folder"}
@@ -27,9 +29,7 @@ def main(config: DictConfig) -> None:
             "it exists already, and nothing is overwritten", where=str(out), remedy="name a new folder"
         )
     ledger = Ledger()
-    catalog = read_catalog(
-        config.catalog, columns=plain(config.columns), root=config.root, truth=config.truth, ledger=ledger
-    )
+    catalog = open_catalog(catalog_settings(config), ledger)
     plant_into(
         out,
         catalog,

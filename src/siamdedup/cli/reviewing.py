@@ -14,6 +14,7 @@ import numpy.typing as npt
 from omegaconf import DictConfig, ListConfig
 
 from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.opening import CatalogSettings, open_catalog
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.catalog.verdicts import read_verdicts, write_review_csv
 from siamdedup.dedup.groups import duplicate_groups
@@ -23,7 +24,6 @@ from siamdedup.dedup.output import (
     write_groups_parquet,
     write_pairs_parquet,
 )
-from siamdedup.embedding.prepare import DataSettings, open_catalog
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.files import write_json
 from siamdedup.report.console import certificate_table, counts_table, review_table
@@ -242,13 +242,14 @@ def _open(config: DictConfig) -> _Review:
     folder = Path(config.found).expanduser().resolve()
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        reading = CatalogSettings(**run["reading"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"its run.json cannot be read: {error}",
             where=str(folder),
             remedy="name a folder that dedup.py wrote",
         ) from error
-    catalog = _catalog(run)
+    catalog = open_catalog(reading, Ledger())
     if catalog_hash(catalog) != run["catalog_hash"]:
         raise CatalogError(
             "the catalogue has changed since it was deduplicated",
@@ -280,8 +281,3 @@ def _same_promise(config: DictConfig, plan: dict[str, Any], folder: Path) -> Non
                 where=str(folder),
                 remedy=f"leave {name} out, or plan=new (verdicts stay; rounds already tested stay paid for)",
             )
-
-
-def _catalog(run: dict[str, Any]) -> Catalog:
-    facts = {name: run[name] for name in ("columns", "root", "truth", "cache_dir")}
-    return open_catalog(DataSettings(source=run["catalog"], **facts), Ledger())

@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.pairs_file import PairsFile, read_pairs
-from siamdedup.cli.embedding import embed_catalog
+from siamdedup.cli.pictures import embedding_feature, judge_unusable, run_pass
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
+from siamdedup.embedding.extract import embeddings_of
 from siamdedup.errors import ConfigError
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import counts_table
@@ -61,10 +62,11 @@ def verify(config: DictConfig) -> dict[str, Any]:
     catalog = listed.catalog()
     out = Path(config.out).expanduser().resolve()
     out.mkdir(parents=True, exist_ok=True)
-    embeddings = embed_catalog(
-        config, model, catalog, out, ledger, source=str(config.pairs),
+    pictures = run_pass(
+        config, catalog, [embedding_feature(config, model)], out, ledger, source=str(config.pairs),
         remedy="the ledger names each picture and why",
-    )  # fmt: skip
+    )["embedding"]  # fmt: skip
+    embeddings = embeddings_of(pictures, model)
     pairs, readable = score_listed(listed, embeddings)
     _note(ledger, config.pairs, listed, ~readable, "unreadable picture: pair left out")
     fold = listed.fold[readable]
@@ -130,6 +132,7 @@ def verify(config: DictConfig) -> dict[str, Any]:
         },
         ledger,
     )
+    judge_unusable(config, catalog, pictures, out)
     return found
 
 

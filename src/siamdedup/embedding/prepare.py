@@ -13,22 +13,22 @@ import numpy as np
 from siamdedup.catalog.families import image_families, image_variants, tie_families
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import locate
+from siamdedup.catalog.opening import CatalogSettings, open_catalog
 from siamdedup.catalog.pixels import PixelStore
 from siamdedup.catalog.relist import origin_rows, plant
 from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.catalog.splits import Splits, split_families
-from siamdedup.catalog.table import catalog_hash, read_catalog, subset
+from siamdedup.catalog.table import catalog_hash, subset
 from siamdedup.catalog.verdicts import Verdicts, read_verdicts
 from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.types import BoolArray, Catalog, HeldOut, IntArray
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(CatalogSettings):
     """What to learn from and what to measure on.
 
     Attributes:
-        source: "rendered" for the embedded catalogue, else a catalogue CSV or a folder of pictures.
         positives: what is learnt to be the same: "family" (all pictures of one family), "product" (pictures that
             a product shows, so other colours of its family are neither positive nor negative), or "image" (views
             of one picture alone).
@@ -40,11 +40,6 @@ class DataSettings:
         relist: turn planting off where the catalogue's own truth suffices.
     """
 
-    source: str = "rendered"
-    root: str | None = None
-    truth: str | None = None
-    columns: Mapping[str, str] | None = None
-    cache_dir: str = ".cache"
     fractions: Mapping[str, float] | None = None
     split_seed: int = 0
     positives: str = "family"
@@ -57,7 +52,6 @@ class DataSettings:
     gallery_images: int = 20_000
     cache_gb: float = 8.0
     workers: int = 2
-    progress: bool = True
 
 
 @dataclass
@@ -90,18 +84,6 @@ class PreparedData:
         return int(self.train_labels.max()) + 1
 
 
-def open_catalog(settings: DataSettings, ledger: Ledger) -> Catalog:
-    """The catalogue that ``source`` names; the embedded one is rendered at first use."""
-    if settings.source == "rendered":
-        from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else
-
-        folder = render_catalog(Path(settings.cache_dir) / "rendered", progress=settings.progress)
-        return read_catalog(folder / "catalog.csv", truth=folder / "truth.csv", ledger=ledger)
-    return read_catalog(
-        settings.source, columns=settings.columns, root=settings.root, truth=settings.truth, ledger=ledger
-    )
-
-
 def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     """Read, check, tie, split and plant.
 
@@ -123,7 +105,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     if not store.readable.any():
         raise CatalogError(
             f"none of its {catalog.n_images} pictures can be read (the first: {locate(catalog, 0)})",
-            where=settings.source,
+            where=settings.name,
             remedy="picture paths start from the table's folder; name another with data.root=FOLDER",
         )
     judged = read_verdicts([Path(name) for name in settings.verdicts])
@@ -142,7 +124,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     rows = rows[np.sort(np.unique(store.digests[rows], return_index=True)[1])]
     if not len(rows):
         raise CatalogError(
-            "no readable picture is left to train on", where=settings.source, remedy="see ledger.csv"
+            "no readable picture is left to train on", where=settings.name, remedy="see ledger.csv"
         )
     component = learned.component[family[rows]]
     labels = _train_labels(catalog, rows, component, settings)
@@ -248,7 +230,7 @@ def _train_labels(catalog: Catalog, rows: IntArray, component: IntArray, setting
     if len(sizes) < 2:
         raise CatalogError(
             "training has one family only, so there is no negative",
-            where=settings.source,
+            where=settings.name,
             remedy="check that the family column holds families, not one value",
         )
     if settings.positives == "image":
@@ -256,7 +238,7 @@ def _train_labels(catalog: Catalog, rows: IntArray, component: IntArray, setting
     if sizes.max() < 2:
         raise CatalogError(
             f"each of the {len(sizes)} training families has a single picture, so families teach nothing",
-            where=settings.source,
+            where=settings.name,
             remedy="check data.columns.family; or learn from relisted views of each picture alone with "
             "data.positives=image",
         )

@@ -20,6 +20,10 @@ class InputTransform:
     size: int = 299
     fit: str = "letterbox"
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.size, self.size, 3)
+
     def __call__(self, pixels: Pixels) -> Pixels:
         return fit(pixels, self.size, mode=self.fit)
 

@@ -33,11 +33,16 @@ class Feature(Protocol):
             memory-mapped ``.npy``; the others are columns of its Parquet table.
     """
 
-    name: str
-    key: str
-    side: int
-    prepare: Prepare
-    arrays: dict[str, tuple[str, tuple[int, ...]]]
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def prepare(self) -> Prepare: ...
+    @property
+    def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...
 
     def compute(self, prepared: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """uint8 (n, *prepare.shape) -> each of ``arrays`` as (n, *shape); a row's values depend on that row alone."""

@@ -44,7 +44,7 @@ def build(config: DictConfig, **kwargs: Any) -> Any:
 
 
 def reports_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """An error of the input ends the script with its message and exit code 2; others keep their traceback."""
+    """An error of the input ends the script with its message and its exit code; others keep their traceback."""
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
@@ -52,7 +52,7 @@ def reports_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
             return main(config)
         except SiamdedupError as error:
             print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
+            raise SystemExit(error.exit_code) from None
 
     return wrapped
 

@@ -1,0 +1,162 @@
+"""A block of a catalogue's pictures: what shards hold of it already, what is to be decoded, and what becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from siamdedup.catalog.locate import is_remote, locate_name
+from siamdedup.imagepass.shards import FACTS, KEY, Arrays, Keys, Shard, ShardStore, block_name, picture_key
+from siamdedup.types import BoolArray, Catalog, IntArray
+
+
+def picture_keys(catalog: Catalog, spool: IO[bytes]) -> Keys:
+    """V16 (n_images,), mapped from ``spool``: what names each picture's present content."""
+    if not catalog.n_images:
+        return np.empty(0, KEY)
+    keys = np.memmap(spool, KEY, "w+", shape=(catalog.n_images,))
+    for start in range(0, catalog.n_images, 10_000):
+        names = catalog.image_paths.slice(start, 10_000).to_pylist()
+        keys[start : start + len(names)] = np.frombuffer(b"".join(_key(catalog, n) for n in names), KEY)
+    return keys
+
+
+def _key(catalog: Catalog, name: str) -> bytes:
+    path = locate_name(catalog, name)
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return picture_key(str(path), -1, -1)
+    # A fetched picture is known by its URL, wherever the cache lies.
+    return picture_key(name if is_remote(name) else str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass
+class Part:
+    """One feature's view of a block of n pictures.
+
+    Attributes:
+        lacking: int64, positions that no shard holds.
+        known: shard -> (positions, rows of the shard) of the others.
+        needed: bool (n,), pictures to be decoded for this feature's sake.
+        values: arrays of n rows that are being filled; empty where nothing is lacking.
+    """
+
+    lacking: IntArray
+    known: dict[str, tuple[IntArray, IntArray]]
+    needed: BoolArray
+    values: Arrays
+
+
+class Block:
+    """n consecutive pictures of a catalogue.
+
+    Attributes:
+        decode: int64, positions to decode: those that some feature lacks, and of the same bytes only the first.
+        reasons: object (n,), why a picture that was decoded cannot be used, else "".
+        waiting: batches that are still to come.
+    """
+
+    def __init__(self, catalog: Catalog, stores: list[ShardStore], start: int, keys: Keys) -> None:
+        self.start, self.keys, self.stores = start, keys, stores
+        self.parts = [_find(store, keys) for store in stores]
+        lacking = np.unique(np.concatenate([part.lacking for part in self.parts]))
+        names = catalog.image_paths.slice(start, len(keys)).to_pylist() if len(lacking) else []
+        self.paths = [str(locate_name(catalog, name)) for name in names]
+        self._twin = _twins(self.paths, lacking, len(keys))
+        self.decode: IntArray = np.unique(self._twin[lacking])
+        for part in self.parts:
+            part.needed[self._twin[part.lacking]] = True
+        self.reasons: npt.NDArray[np.object_] = np.full(len(keys), "", object)
+        self.waiting = 0
+
+    def keep(self, k: int) -> Shard:
+        """Write what store ``k`` lacked as a shard, and return the block as a whole."""
+        part, store = self.parts[k], self.stores[k]
+        fresh = self._fresh(part) if len(part.lacking) else None
+        if fresh is not None:
+            store.write(block_name(fresh.keys), fresh)
+            if len(fresh.keys) == len(self.keys):
+                return fresh
+        if fresh is None and len(part.known) == 1:
+            name, (position, row) = next(iter(part.known.items()))
+            if np.array_equal(position, row) and len(row) == len(self.keys):
+                return store.read(name)
+        reasons = np.full(len(self.keys), "", object)
+        whole = _zeros(store, len(self.keys))
+        sources = [(store.read(name), *where) for name, where in part.known.items()]
+        if fresh is not None:
+            sources.append((fresh, part.lacking, np.arange(len(part.lacking))))
+        for shard, position, row in sources:
+            reasons[position] = shard.reasons[row]
+            for array, values in whole.items():
+                values[position] = shard.arrays[array][row]
+        return Shard(self.keys, [], reasons, whole)
+
+    def _fresh(self, part: Part) -> Shard:
+        at = part.lacking
+        reasons = self.reasons[self._twin[at]]
+        values = {name: array[self._twin[at]] for name, array in part.values.items()}
+        for array in values.values():
+            array[reasons != ""] = 0
+        return Shard(self.keys[at], [self.paths[p] for p in at.tolist()], reasons, values)
+
+
+def _find(store: ShardStore, keys: Keys) -> Part:
+    everything = np.arange(len(keys), dtype=np.int64)
+    nothing = np.zeros(len(keys), bool)
+    name = block_name(keys)
+    if store.has(name) and store.read(name).settled.all():
+        return Part(everything[:0], {name: (everything, everything)}, nothing, {})
+    names, number, row = store.find(keys)
+    known: dict[str, tuple[IntArray, IntArray]] = {}
+    lacking = np.ones(len(keys), bool)
+    for k in np.unique(number[number >= 0]).tolist():
+        position = np.flatnonzero(number == k)
+        # The index goes by half of the key; the shard has all of it.
+        position = position[store.read(names[k]).keys[row[position]] == keys[position]]
+        known[names[k]] = (position, row[position])
+        lacking[position] = False
+    values = _zeros(store, len(keys)) if lacking.any() else {}
+    return Part(everything[lacking], known, nothing, values)
+
+
+def _zeros(store: ShardStore, count: int) -> Arrays:
+    return {n: np.zeros((count, *shape), dtype) for n, (dtype, shape) in {**store.specs, **FACTS}.items()}
+
+
+def _twins(paths: list[str], lacking: IntArray, count: int) -> IntArray:
+    """int64 (count,): for pictures with the same bytes the position of the first of them, else their own.
+
+    Size and the last 256 bytes sort out nearly all that differ; the rest are compared by digest.
+    """
+    twin = np.arange(count, dtype=np.int64)
+    alike: dict[tuple[int, bytes], list[int]] = {}
+    for position in lacking.tolist():
+        try:
+            handle = os.open(paths[position], os.O_RDONLY)
+        except (OSError, ValueError):
+            continue
+        try:
+            size = os.fstat(handle).st_size
+            os.lseek(handle, max(0, size - 256), os.SEEK_SET)
+            alike.setdefault((size, os.read(handle, 256)), []).append(position)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+    for group in alike.values():
+        first: dict[bytes, int] = {}
+        for position in group if len(group) > 1 else ():
+            try:
+                digest = hashlib.blake2b(Path(paths[position]).read_bytes(), digest_size=16).digest()
+            except OSError:
+                continue
+            twin[position] = first.setdefault(digest, position)
+    return twin
