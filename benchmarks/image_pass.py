@@ -1,11 +1,13 @@
 """How close the image pass comes to the speed of the decoder, and what rivals need for the same folder.
 
-python benchmarks/image_pass.py [--data FOLDER] [--copies 4] [--rounds 3] [--checkpoint model.ckpt] [--rivals FOLDER]
+python benchmarks/image_pass.py [--data FOLDER] [--sides 400 1000] [--copies 20] [--rounds 3] [--checkpoint model.ckpt]
+                                [--rivals FOLDER]
 
-Every figure is pictures a second over both cores, from files in the page cache, median of ``--rounds`` rounds that
-take turns. "Bare decoder": two processes that only read and decode, at the side that the pass asks for, and in full
-size. ``--copies`` copies of each picture make the runs long enough (copies are other files, decoded again: the
-pass finds equal bytes, so one byte is appended to each). ``--rivals`` is a folder with imagededup and difPy
+Every figure is pictures a second over both cores, from files in the page cache. Runs take turns; ratios are of one
+round each, and what is printed is the median round's and, of ratios, the smallest and the largest. "Bare decoder": two processes that only read and decode, in full size (simplejpeg) and at the fraction
+of it that the pass asks for. The pictures are real photographs of some 400 px as they are, and enlarged (Lanczos,
+quality 88) to the other ``--sides``. ``--copies`` copies of each make the runs long enough; one byte is appended to
+each, since the pass decodes equal bytes once. ``--rivals`` is a folder with imagededup and difPy
 (``pip install --no-deps --target FOLDER imagededup difPy``); without it they are left out.
 """
 
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -41,11 +43,13 @@ from siamdedup.types import Catalog
 WORKERS = 2
 
 
-def make_folder(data: Path, copies: int, folder: Path) -> list[str]:
+def make_folder(data: Path, side: int, copies: int, folder: Path) -> list[str]:
     """Copies of the real photographs, each with other bytes, and a table of them."""
     files, lines = [], ["productId,imageUrlStr,productFamily"]
     for path in sorted((data / "photos").glob("*.jpg")):
         content = path.read_bytes()
+        if side != 400:
+            content = enlarged(content, side)
         for k in range(copies):
             name = folder / f"{path.stem}-{k}.jpg"
             name.write_bytes(content + bytes([k]))  # after the end marker: other bytes, the same picture
@@ -55,10 +59,18 @@ def make_folder(data: Path, copies: int, folder: Path) -> list[str]:
     return files
 
 
+def enlarged(content: bytes, side: int) -> bytes:
+    pixels = simplejpeg.decode_jpeg(content)
+    scale = side / max(pixels.shape)
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    large = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
+    return simplejpeg.encode_jpeg(large, quality=88, colorsubsampling="420")
+
+
 def _loop(files: list[str], side: int | None, barrier: object, seconds: object) -> None:
     def one(name: str) -> None:
-        data = read_bytes(Path(name))
-        simplejpeg.decode_jpeg(data) if side is None else decode(data, max_side=side)
+        data = read_bytes(name)
+        simplejpeg.decode_jpeg(data) if side is None else decode(data, at_least=side)
 
     one(files[0])
     barrier.wait()  # type: ignore[attr-defined]
@@ -140,8 +152,9 @@ def small_model() -> TrainedModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SIAMDEDUP_DATA", "../shared/data")))
-    parser.add_argument("--copies", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", type=int, nargs="+", default=[400, 1000])
+    parser.add_argument("--copies", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--rivals", type=Path)
     arguments = parser.parse_args()
@@ -150,45 +163,45 @@ def main() -> None:
             f"{arguments.data}: no folder photos in it; name one with real pictures: --data FOLDER"
         )
     model = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else small_model()
-    work = Path(tempfile.mkdtemp())
-    try:
-        files = make_folder(arguments.data, arguments.copies, work)
-        catalog = read_catalog(work / "catalog.csv")
-        hashes = FingerprintFeature()
-        network = EmbeddingFeature(model, batch_size=64)
-        few = read_catalog(_head(work, 640))
-        runs: dict[str, Callable[[], float]] = {
-            "bare decoder, full size": lambda: bare(files, None),
-            f"bare decoder, to {hashes.side} px": lambda: bare(files, hashes.side),
-            "pass: fingerprints": lambda: whole_pass(catalog, hashes),
-            f"bare decoder, to {network.side} px": lambda: bare(files, network.side),
-            "forward alone": lambda: forward(network, 640),
-            "pass: embedding": lambda: whole_pass(few, network),
-            "pass: embedding and fingerprints": lambda: whole_pass(few, network, hashes),
-        }
-        if arguments.rivals:
-            sys.path.append(str(arguments.rivals))
-            pictures = work / "rivals"
-            pictures.mkdir()
-            for name in files:
-                os.link(name, pictures / Path(name).name)
-            runs["imagededup PHash.encode_images"] = lambda: imagededup(pictures, len(files))
-            runs["difPy build"] = lambda: difpy(pictures, len(files))
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(arguments.rounds + 1):
-            for name, run in runs.items():
-                rate = run()
-                if turn:  # the first is for caches and just-in-time compilers
-                    rates[name].append(rate)
-        show(
-            {name: statistics.median(values) for name, values in rates.items()},
-            rates,
-            len(files),
-            hashes.side,
-            network.side,
-        )
-    finally:
-        shutil.rmtree(work)
+    for side in arguments.sides:
+        with tempfile.TemporaryDirectory() as folder:
+            # Larger pictures take longer, so fewer will do.
+            copies = max(2, arguments.copies * 400 // side)
+            files = make_folder(arguments.data, side, copies, Path(folder))
+            measure(files, Path(folder), model, arguments, side)
+
+
+def measure(
+    files: list[str], work: Path, model: TrainedModel, arguments: argparse.Namespace, side: int
+) -> None:
+    catalog = read_catalog(work / "catalog.csv")
+    hashes = FingerprintFeature()
+    network = EmbeddingFeature(model, batch_size=64)
+    few = read_catalog(_head(work, 640))
+    runs: dict[str, Callable[[], float]] = {
+        "bare decoder, full size": lambda: bare(files, None),
+        f"bare decoder, at least {hashes.side} px": lambda: bare(files, hashes.side),
+        "pass: fingerprints": lambda: whole_pass(catalog, hashes),
+        f"bare decoder, at least {network.side} px": lambda: bare(files, network.side),
+        "forward alone": lambda: forward(network, 640),
+        "pass: embedding": lambda: whole_pass(few, network),
+        "pass: embedding and fingerprints": lambda: whole_pass(few, network, hashes),
+    }
+    if arguments.rivals:
+        sys.path.append(str(arguments.rivals))
+        pictures = work / "rivals"
+        pictures.mkdir()
+        for name in files:
+            os.link(name, pictures / Path(name).name)
+        runs["imagededup PHash.encode_images"] = lambda: imagededup(pictures, len(files))
+        runs["difPy build"] = lambda: difpy(pictures, len(files))
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(arguments.rounds + 1):
+        for name, run in runs.items():
+            rate = run()
+            if turn:  # the first is for caches and just-in-time compilers
+                rates[name].append(rate)
+    show(rates, f"{len(files)} photographs of some {side} px", hashes.side, network.side)
 
 
 def _head(folder: Path, count: int) -> Path:
@@ -197,24 +210,31 @@ def _head(folder: Path, count: int) -> Path:
     return folder / "few.csv"
 
 
-def show(rate: dict[str, float], rates: dict[str, list[float]], count: int, small: int, large: int) -> None:
-    table = Table(title=f"{count} photographs of some 400 px, {WORKERS} cores")
-    for name in ("", "pictures/s", "rounds"):
+def show(rates: dict[str, list[float]], title: str, small: int, large: int) -> None:
+    table = Table(title=f"{title}, {WORKERS} cores")
+    for name in ("", "pictures/s", "of the rounds"):
         table.add_column(name, justify="right" if name else "left")
-    for name, value in rate.items():
-        table.add_row(name, f"{value:,.0f}", " ".join(f"{v:,.0f}" for v in rates[name]))
+    for name, values in rates.items():
+        table.add_row(name, f"{statistics.median(values):,.0f}", f"{min(values):,.0f} to {max(values):,.0f}")
     table.add_section()
-    slower = min(rate[f"bare decoder, to {large} px"], rate["forward alone"])
-    hashed = rate["pass: fingerprints"]
-    table.add_row(
-        "fingerprints / bare decoder at that side", f"{hashed / rate[f'bare decoder, to {small} px']:.3f}"
-    )
-    table.add_row("fingerprints / bare decoder, full size", f"{hashed / rate['bare decoder, full size']:.3f}")
+
+    def ratio(name: str, above: list[float], below: list[float]) -> None:
+        values = [x / y for x, y in zip(above, below, strict=True)]
+        table.add_row(name, f"{statistics.median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}")
+
+    hashed, forward_alone = rates["pass: fingerprints"], rates["forward alone"]
+    part = rates[f"bare decoder, at least {large} px"]
+    ratio("fingerprints / bare decoder, full size", hashed, rates["bare decoder, full size"])
+    ratio("fingerprints / bare decoder, that fraction", hashed, rates[f"bare decoder, at least {small} px"])
+    slower = [min(pair) for pair in zip(part, forward_alone, strict=True)]
+    # What two cores can do at most that must do both.
+    both = [1 / (1 / x + 1 / y) for x, y in zip(part, forward_alone, strict=True)]
     for name in ("pass: embedding", "pass: embedding and fingerprints"):
-        table.add_row(f"{name[6:]} / the slower of decoding and forward", f"{rate[name] / slower:.3f}")
+        ratio(f"{name[6:]} / the slower of decoding, forward", rates[name], slower)
+        ratio(f"{name[6:]} / both after each other", rates[name], both)
     for name in ("imagededup PHash.encode_images", "difPy build"):
-        if name in rate:
-            table.add_row(f"pass: fingerprints / {name}", f"{hashed / rate[name]:.1f}")
+        if name in rates:
+            ratio(f"fingerprints / {name}", hashed, rates[name])
     Console().print(table)
 
 

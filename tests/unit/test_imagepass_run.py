@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_catalog, write_rows
 
-from siamdedup.catalog.images import decode, read_bytes, shrink
+from siamdedup.catalog.images import decode, digest, read_bytes
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import locate
 from siamdedup.catalog.table import read_catalog
@@ -83,7 +82,7 @@ def run(
 
 def plain_loop(catalog: Catalog, feature: Sum) -> dict[str, np.ndarray]:
     pixels = [
-        decode(read_bytes(locate(catalog, row)), max_side=feature.side)[:4, :4]
+        decode(read_bytes(locate(catalog, row)), at_least=feature.side)[:4, :4]
         for row in range(catalog.n_images)
     ]
     return {f"{feature.name}_{n}": v for n, v in feature.values(np.stack(pixels)).items()}
@@ -110,8 +109,8 @@ def test_values_are_those_of_a_plain_loop(
         assert np.array_equal(found.arrays[name], values)
     for row in range(48):
         data = read_bytes(locate(catalog, row))
-        assert bytes(found.arrays["digest"][row]) == hashlib.blake2b(data, digest_size=16).digest()
-        assert found.arrays["size"][row].tolist() == list(shrink(decode(data), 40).shape[1::-1])
+        assert bytes(found.arrays["digest"][row]) == bytes.fromhex(digest(data))
+        assert found.arrays["size"][row].tolist() == list(decode(data, at_least=40).shape[1::-1])
 
 
 def test_two_features_share_one_decoding_at_the_larger_side(tiny_catalog: Path, tmp_path: Path) -> None:

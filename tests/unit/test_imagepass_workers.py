@@ -161,7 +161,7 @@ def test_results_are_those_of_a_plain_loop_in_order(mixed: list[str], count: int
                 for k, path in enumerate(batch):
                     try:
                         data = Path(path).read_bytes()
-                        pixels = decode(data, max_side=120)
+                        pixels = decode(data, at_least=120)
                     except (ImageError, OSError, ValueError):
                         assert decoded.reasons[k]
                         assert not any(
@@ -184,7 +184,7 @@ def test_reasons_are_the_decoders_own(mixed: list[str]) -> None:
     assert reasons["empty.jpg"] == "empty file"
     assert reasons["missing.jpg"] == "no such file"
     with pytest.raises(ImageError) as caught:
-        decode(b"<html>not found</html>", max_side=120)
+        decode(b"<html>not found</html>", at_least=120)
     assert reasons["page.jpg"] == caught.value.problem
     assert len(reasons) == 7
 

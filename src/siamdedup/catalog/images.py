@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from siamdedup.catalog.decoding.formats import MAX_PIXELS, sniff
 from siamdedup.catalog.decoding.jpeg import decode_jpeg
@@ -25,14 +25,15 @@ DECODE_VERSION = 1  # part of every cached result's key: raise it when the same 
 cv2.setNumThreads(0)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """The file's bytes.
 
     Raises:
         ImageError: the file is missing, empty or not readable.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
     except FileNotFoundError:
         raise ImageError("no such file", where=str(path)) from None
     except OSError as error:
@@ -43,11 +44,22 @@ def read_bytes(path: Path) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """BLAKE2b-128 of a file's bytes, as hex: two files with one digest are one picture."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    """XXH3-128 of a file's bytes, as hex: two files with one digest are one picture.
+
+    It costs a twentieth of a cryptographic hash. Somebody may make two files that share it, which gains them nothing:
+    no picture gets another's values by it.
+    """
+    return xxhash.xxh3_128_hexdigest(data)
 
 
-def decode(data: bytes, *, max_side: int | None = None, where: str = "", truncated: str = "reject") -> Pixels:
+def decode(
+    data: bytes,
+    *,
+    max_side: int | None = None,
+    at_least: int | None = None,
+    where: str = "",
+    truncated: str = "reject",
+) -> Pixels:
     """Decode to uint8 RGB (H, W, 3), upright, alpha on white, longest side at most ``max_side``.
 
     JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, told by their content; of several frames or pages the first. Large
@@ -55,6 +67,8 @@ def decode(data: bytes, *, max_side: int | None = None, where: str = "", truncat
     target by area averaging. A picture smaller than ``max_side`` keeps its size. Colour profiles are ignored.
 
     Args:
+        at_least: instead of ``max_side``: the longest side may be any length from here on (where the picture has it),
+            whatever the decoder gives soonest. For those who resize the pixels anyway.
         truncated: "reject", or "accept" to take what can be decoded of a cut or damaged file. The rest is grey
             in JPEGs, white in most others. WebP and AVIF decoders give all or nothing.
 
@@ -66,7 +80,7 @@ def decode(data: bytes, *, max_side: int | None = None, where: str = "", truncat
     if truncated not in ("reject", "accept"):
         raise ValueError(f"unknown policy {truncated!r}; one of 'reject', 'accept'")
     try:
-        pixels = _decode(data, max_side, truncated == "accept")
+        pixels = _decode(data, max_side, at_least, truncated == "accept")
         return shrink(pixels, max_side) if max_side else pixels
     except ImageError as error:
         raise ImageError(error.problem, where=where) from error
@@ -74,10 +88,12 @@ def decode(data: bytes, *, max_side: int | None = None, where: str = "", truncat
         raise ImageError(f"too large: {error or 'out of memory'}", where=where) from error
 
 
-def _decode(data: bytes, max_side: int | None, accept: bool) -> Pixels:
+def _decode(data: bytes, max_side: int | None, at_least: int | None, accept: bool) -> Pixels:
+    # A scaled decoder averages less well than we do: leave it a factor of two where the target is exact.
+    least = 2 * max_side if max_side is not None else at_least
     form, depth = sniff(data), 8
     if form == "JPEG":
-        found = decode_jpeg(data, max_side, accept)
+        found = decode_jpeg(data, max_side, at_least, accept)
         if found is not None:
             return found
     elif form == "PNG":
@@ -86,7 +102,7 @@ def _decode(data: bytes, max_side: int | None, accept: bool) -> Pixels:
         if found is not None:
             return found
         data, depth = png.data, png.depth
-    return decode_raster(data, form, max_side, accept, depth=depth)
+    return decode_raster(data, form, least, accept, depth=depth)
 
 
 def shrink(pixels: Pixels, max_side: int) -> Pixels:

@@ -33,9 +33,18 @@ def locate(catalog: Catalog, row: int) -> Path:
 
 
 def locate_name(catalog: Catalog, name: str) -> Path:
-    if is_remote(name):
-        return cached_path(catalog.fetched or catalog.root / ".no-such-cache", name)
-    return catalog.root / name
+    return Path(*locate_all(catalog, [name]))
+
+
+def locate_all(catalog: Catalog, names: list[str]) -> list[str]:
+    """The files of many names; as text, since making a ``Path`` takes longer than asking the system about it."""
+    cache, prefix = catalog.fetched or catalog.root / ".no-such-cache", os.path.join(catalog.root, "")
+
+    def special(name: str) -> str:
+        return str(cached_path(cache, name)) if is_remote(name) else os.path.join(prefix, name)
+
+    # Only names with a colon can be URLs or have a drive; only those that begin with a separator are absolute.
+    return [special(n) if ":" in n or n[:1] in ("/", os.sep) else prefix + n for n in names]
 
 
 def leaves(root: Path, name: str) -> bool:

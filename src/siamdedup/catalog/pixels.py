@@ -25,7 +25,7 @@ class PixelStore:
     """The pictures of a catalogue, longest side at most ``max_side``.
 
     Attributes:
-        digests: string (n_images,), BLAKE2b of each file's bytes, "" where it could not be read.
+        digests: string (n_images,), ``images.digest`` of each file, "" where it could not be read.
         readable: bool (n_images,).
 
     A store that would be larger than ``limit_gb`` keeps no pixels and decodes at each access.

@@ -106,7 +106,7 @@ class CatalogImages(Dataset[tuple[np.ndarray | None, int, str]]):
         path = locate(self.catalog, row)
         try:
             # Twice the input size leaves the scaled decoder room and the last resize something to average.
-            pixels = decode(read_bytes(path), max_side=2 * self.transform.size, where=str(path))
+            pixels = decode(read_bytes(path), at_least=2 * self.transform.size, where=str(path))
             return self.transform(pixels), row, ""
         except ImageError as error:
             return None, row, error.problem

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from siamdedup.catalog.locate import is_remote, locate_name
+from siamdedup.catalog.locate import is_remote, locate_all
 from siamdedup.imagepass.shards import FACTS, KEY, Arrays, Keys, Shard, ShardStore, block_name, picture_key
 from siamdedup.types import BoolArray, Catalog, IntArray
 
@@ -23,18 +23,19 @@ def picture_keys(catalog: Catalog, spool: IO[bytes]) -> Keys:
     keys = np.memmap(spool, KEY, "w+", shape=(catalog.n_images,))
     for start in range(0, catalog.n_images, 10_000):
         names = catalog.image_paths.slice(start, 10_000).to_pylist()
-        keys[start : start + len(names)] = np.frombuffer(b"".join(_key(catalog, n) for n in names), KEY)
+        paths = locate_all(catalog, names)
+        made = [_key(name, path) for name, path in zip(names, paths, strict=True)]
+        keys[start : start + len(names)] = np.frombuffer(b"".join(made), KEY)
     return keys
 
 
-def _key(catalog: Catalog, name: str) -> bytes:
-    path = locate_name(catalog, name)
+def _key(name: str, path: str) -> bytes:
     try:
         stat = os.stat(path)
     except (OSError, ValueError):
-        return picture_key(str(path), -1, -1)
+        return picture_key(path, -1, -1)
     # A fetched picture is known by its URL, wherever the cache lies.
-    return picture_key(name if is_remote(name) else str(path), stat.st_size, stat.st_mtime_ns)
+    return picture_key(name if ":" in name and is_remote(name) else path, stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Block:
         self.parts = [_find(store, keys) for store in stores]
         lacking = np.unique(np.concatenate([part.lacking for part in self.parts]))
         names = catalog.image_paths.slice(start, len(keys)).to_pylist() if len(lacking) else []
-        self.paths = [str(locate_name(catalog, name)) for name in names]
+        self.paths = locate_all(catalog, names)
         self._twin = _twins(self.paths, lacking, len(keys))
         self.decode: IntArray = np.unique(self._twin[lacking])
         for part in self.parts:
@@ -134,29 +135,38 @@ def _zeros(store: ShardStore, count: int) -> Arrays:
 def _twins(paths: list[str], lacking: IntArray, count: int) -> IntArray:
     """int64 (count,): for pictures with the same bytes the position of the first of them, else their own.
 
-    Size and the last 256 bytes sort out nearly all that differ; the rest are compared by digest.
+    Size, and of equal size the last 256 bytes, sort out nearly all that differ; the rest are compared by digest.
     """
     twin = np.arange(count, dtype=np.int64)
-    alike: dict[tuple[int, bytes], list[int]] = {}
-    for position in lacking.tolist():
-        try:
-            handle = os.open(paths[position], os.O_RDONLY)
-        except (OSError, ValueError):
-            continue
-        try:
-            size = os.fstat(handle).st_size
-            os.lseek(handle, max(0, size - 256), os.SEEK_SET)
-            alike.setdefault((size, os.read(handle, 256)), []).append(position)
-        except OSError:
-            continue
-        finally:
-            os.close(handle)
-    for group in alike.values():
-        first: dict[bytes, int] = {}
-        for position in group if len(group) > 1 else ():
-            try:
-                digest = hashlib.blake2b(Path(paths[position]).read_bytes(), digest_size=16).digest()
-            except OSError:
-                continue
-            twin[position] = first.setdefault(digest, position)
+    groups = [lacking.tolist()]
+    for of in (_size, _tail, _content):
+        groups = [alike for group in groups for alike in _alike(paths, group, of)]
+    for group in groups:
+        twin[group] = group[0]
     return twin
+
+
+def _alike(paths: list[str], group: list[int], of: Callable[[str], Hashable]) -> list[list[int]]:
+    """The positions of a group that have one value in common, as far as they are two or more."""
+    found: dict[Hashable, list[int]] = {}
+    for position in group:
+        try:
+            found.setdefault(of(paths[position]), []).append(position)
+        except (OSError, ValueError):  # its decoder will say so
+            continue
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def _size(path: str) -> int:
+    return os.stat(path).st_size
+
+
+def _tail(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 256))
+        return file.read()
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from siamdedup.catalog.fetching.store import failure
 from siamdedup.catalog.images import DECODE_VERSION
@@ -147,7 +148,12 @@ class _Pass:
             truncated=settings.truncated,
         )
         try:
-            with pool, Progress(*columns, disable=not progress, transient=True) as bar:
+            # The cores belong to the decoders: threads of NumPy's BLAS would only get in their way.
+            with (
+                threadpool_limits(1, "blas"),
+                pool,
+                Progress(*columns, disable=not progress, transient=True) as bar,
+            ):
                 task = bar.add_task("", total=len(self.keys))
                 for decoded in pool.run(self._plan()):
                     block, positions = self._batches.popleft()

@@ -19,7 +19,7 @@ from siamdedup.types import BoolArray, IntArray
 Keys = npt.NDArray[np.void]  # (n,) of 16 bytes each
 KEY = np.dtype("V16")
 FACTS = {"digest": ("uint8", (16,)), "size": ("int32", (2,))}
-"""Known of every picture, whatever the feature: BLAKE2b-128 of its bytes; width and height as decoded."""
+"""Known of every picture, whatever the feature: ``images.digest`` of its bytes; width and height as decoded."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 Specs = dict[str, tuple[str, tuple[int, ...]]]

@@ -24,7 +24,7 @@ class PassResult:
 
     Attributes:
         rows: int64 (n,), rows of ``Catalog.image_paths``, ascending.
-        arrays: name -> (n, *shape), memory-mapped: the feature's own arrays, ``digest`` uint8 (n, 16) (BLAKE2b-128
+        arrays: name -> (n, *shape), memory-mapped: the feature's own arrays, ``digest`` uint8 (n, 16) (``images.digest``
             of the file's bytes) and ``size`` int32 (n, 2) (width and height as decoded).
         failed: table (row, reason) of the pictures that could not be used.
         computed: pictures that this call computed; the others lay in shards already.

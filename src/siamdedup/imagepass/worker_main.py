@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from struct import Struct
 from typing import Any
 
@@ -112,8 +111,8 @@ def decode_slot(recipe: Recipe, slot: Slot, start: int, begin: Callable[[int], N
 
 def _decode_row(recipe: Recipe, slot: Slot, row: int, path: str) -> None:
     """A function of its own, so that one picture's memory is free before the next is read."""
-    data = read_bytes(Path(path))
-    pixels = decode(data, max_side=recipe.side, where=path, truncated=recipe.truncated)
+    data = read_bytes(path)
+    pixels = decode(data, at_least=recipe.side, where=path, truncated=recipe.truncated)
     for prepare, values in zip(recipe.prepares, slot.prepared, strict=True):
         made = prepare(pixels)
         if made.shape != values.shape[1:] or made.dtype != np.uint8:

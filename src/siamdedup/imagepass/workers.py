@@ -27,7 +27,7 @@ class Decoded:
             batch is drawn.
         reasons: "" where a picture was decoded, else why not; its rows in the other arrays are zero then.
         sizes: int64 (n, 2), width and height of the decoded pixels, upright, after scaling to ``side``.
-        digests: uint8 (n, 16), BLAKE2b-128 of the file's bytes.
+        digests: uint8 (n, 16), ``images.digest`` of the file's bytes.
     """
 
     prepared: tuple[npt.NDArray[np.uint8], ...]

@@ -15,8 +15,11 @@ _SCAN_BUDGET = 5_000_000_000  # pixels times scans beyond which the scans are co
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
-def decode_jpeg(data: bytes, max_side: int | None, accept: bool) -> npt.NDArray[np.uint8] | None:
-    """uint8 RGB (H, W, 3), upright; at a fraction of its size where it is at least twice ``max_side``.
+def decode_jpeg(
+    data: bytes, max_side: int | None, at_least: int | None, accept: bool
+) -> npt.NDArray[np.uint8] | None:
+    """uint8 RGB (H, W, 3), upright; at a fraction of its size where it is at least twice ``max_side``, or where the
+    fraction still has ``at_least`` pixels on its longest side.
 
     None where libjpeg's plain path does not read it (CMYK, YCCK, unusual subsampling, odd headers): Pillow's turn.
 
@@ -32,8 +35,9 @@ def decode_jpeg(data: bytes, max_side: int | None, accept: bool) -> npt.NDArray[
         return None
     check_scans(data, width * height)
     least = (0, 0)
-    if max_side is not None and max(width, height) >= 2 * max_side:
-        scale = max_side / max(width, height)
+    wanted = at_least if max_side is None else max_side if max(width, height) >= 2 * max_side else None
+    if wanted is not None and wanted < max(width, height):
+        scale = wanted / max(width, height)
         least = (int(height * scale), int(width * scale))
     try:
         pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])

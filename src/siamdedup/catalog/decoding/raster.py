@@ -57,10 +57,10 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode_raster(data: bytes, form: str, max_side: int | None, accept: bool, *, depth: int = 8) -> _Pixels:
+def decode_raster(data: bytes, form: str, at_least: int | None, accept: bool, *, depth: int = 8) -> _Pixels:
     """uint8 RGB (H, W, 3), upright, alpha on white; the first frame or page.
 
-    ``depth`` is a PNG's bits per sample. CMYK JPEGs are decoded at a fraction where ``max_side`` allows it.
+    ``depth`` is a PNG's bits per sample. CMYK JPEGs are decoded at a fraction where ``at_least`` allows it.
 
     Raises:
         ImageError: whatever Pillow raised, sorted by kind.
@@ -73,8 +73,8 @@ def decode_raster(data: bytes, form: str, max_side: int | None, accept: bool, *,
             check_size(*_webp_canvas(data))  # its decoder allocates the canvas as soon as it is made
         image = _PLUGINS[form](BytesIO(data))
         check_size(*image.size)
-        if form == "JPEG" and max_side is not None:
-            image.draft("RGB", (2 * max_side, 2 * max_side))
+        if form == "JPEG" and at_least is not None:
+            image.draft("RGB", (at_least, at_least))
         whole = _load(image, accept)
         if not whole and _is_uniform(image):
             raise ImageError("truncated: nothing of the picture is there")
