@@ -4,10 +4,11 @@ python benchmarks/image_pass.py [--data FOLDER] [--sides 400 1000] [--copies 20]
                                 [--rivals FOLDER]
 
 Every figure is pictures a second over both cores, from files in the page cache. Runs take turns; ratios are of one
-round each, and what is printed is the median round's and, of ratios, the smallest and the largest. "Bare decoder": two processes that only read and decode, in full size (simplejpeg) and at the fraction
-of it that the pass asks for. The pictures are real photographs of some 400 px as they are, and enlarged (Lanczos,
-quality 88) to the other ``--sides``. ``--copies`` copies of each make the runs long enough; one byte is appended to
-each, since the pass decodes equal bytes once. ``--rivals`` is a folder with imagededup and difPy
+round each, and what is printed is the median round's and, of ratios, the smallest and the largest. "Bare decoder":
+two processes that only read and decode, in full size (simplejpeg) and at the fraction of it that the pass asks for.
+The pictures are real photographs of some 400 px as they are, and enlarged (Lanczos, quality 88) to the other
+``--sides``. ``--copies`` copies of each make the runs long enough; k zero bytes are appended to the k-th, since the pass
+decodes equal bytes once. ``--rivals`` is a folder with imagededup and difPy
 (``pip install --no-deps --target FOLDER imagededup difPy``); without it they are left out.
 """
 
@@ -52,7 +53,7 @@ def make_folder(data: Path, side: int, copies: int, folder: Path) -> list[str]:
             content = enlarged(content, side)
         for k in range(copies):
             name = folder / f"{path.stem}-{k}.jpg"
-            name.write_bytes(content + bytes([k]))  # after the end marker: other bytes, the same picture
+            name.write_bytes(content + bytes(k))  # after the end marker: another file, the same picture
             files.append(str(name))
             lines.append(f"{name.stem},{name.name},{path.stem}")
     (folder / "catalog.csv").write_text("\n".join(lines) + "\n")

@@ -143,8 +143,11 @@ def test_a_folder_of_families(tmp_path: Path) -> None:
         "not-in-a-family.jpg",
     ]
     assert catalog.families.to_pylist() == ["lamp", "mug", "mug", "product:not-in-a-family.jpg"]
-    with pytest.raises(CatalogError, match="no picture lies in a sub-folder"):
-        read_catalog(tmp_path / "mug")
+    flat = read_catalog(tmp_path / "mug")  # without families, each picture is alone
+    assert flat.families.to_pylist() == ["product:1.png", "product:2;a.PNG"]
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    with pytest.raises(CatalogError, match="no picture lies in it"):
+        read_catalog(tmp_path / "empty")
 
 
 def test_truth_is_attached_and_checked(tmp_path: Path) -> None:

@@ -174,8 +174,11 @@ def test_lists_of_pictures_and_folders_and_several_inputs(tmp_path: Path) -> Non
         ("k-b/1.png", "k-b", ["k-b/1.png"]),
         ("k/2;a.PNG", "k", ["k/2;a.PNG"]),
     ]
-    with pytest.raises(CatalogError, match="no picture lies in a sub-folder"):
-        read(tmp_path / "tree" / "k")
+    rows, _ = read(tmp_path / "tree" / "k")
+    assert [(r["id"], r["family"]) for r in rows] == [("2;a.PNG", None)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CatalogError, match="no picture lies in it"):
+        read(tmp_path / "empty")
 
 
 def test_a_folder_of_parts(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from rich.progress import track
 
 from siamdedup.catalog.images import DECODE_VERSION, Pixels, decode, digest, read_bytes
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import locate
+from siamdedup.catalog.unreadable import note_unreadable
 from siamdedup.errors import ImageError
 from siamdedup.types import Catalog, IntArray
 
@@ -57,10 +59,8 @@ class PixelStore:
             self.digests: npt.NDArray[np.str_] = index["digests"]
             reasons = index["reasons"]
         self.readable = self.digests != ""
-        for row in np.flatnonzero(~self.readable):
-            self._ledger.add(
-                "", -1, str(catalog.image_paths[int(row)].as_py()), f"unreadable image: {reasons[row]}"
-            )
+        bad = np.flatnonzero(~self.readable)
+        note_unreadable(catalog, bad, pa.array(reasons[bad].tolist(), pa.string()), self._ledger)
 
     def _fill(self, workers: int, progress: bool) -> None:
         """Decode everything once; both files appear only when complete."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamdedup.fingerprint.hashes import ARRAYS, MAX_SIDE, describe
+from siamdedup.fingerprint.hashes import ARRAYS, SIDE_READ, describe
 from siamdedup.fingerprint.thumbnail import Thumbnail
 
 VERSION = 1  # raise it when the same pixels give other values
@@ -19,7 +19,7 @@ class FingerprintFeature:
     def __init__(self) -> None:
         self.name = "fingerprints"
         self.key = f"fingerprints-{VERSION}"
-        self.side = MAX_SIDE
+        self.side = SIDE_READ
         self.prepare = Thumbnail()
         self.arrays = dict(ARRAYS)
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
-import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
-from siamdedup.catalog.fetching.store import failure
 from siamdedup.catalog.images import DECODE_VERSION
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.locate import first_rows, is_remote
+from siamdedup.catalog.unreadable import note_unreadable
 from siamdedup.imagepass.blocks import Block, picture_keys
 from siamdedup.imagepass.feature import Feature
 from siamdedup.imagepass.shards import Keys, ShardStore
@@ -91,7 +89,7 @@ def image_pass(
     }
     if ledger is not None:
         for result in found.values():
-            _report(catalog, result.failed, ledger)
+            note_unreadable(catalog, result.failed["row"].to_numpy(), result.failed["reason"], ledger)
     return found
 
 
@@ -203,19 +201,3 @@ class _Pass:
             block = self._opened.popleft()
             for k in range(len(self.stores)):
                 self._writers[k].append(block.start, block.keep(k))
-
-
-def _report(catalog: Catalog, failed: pa.Table, ledger: Ledger) -> None:
-    places = first_rows(catalog, failed["row"].to_numpy())
-    for start in range(0, failed.num_rows, 10_000):
-        part = failed.slice(start, 10_000)
-        names = catalog.image_paths.take(part["row"]).to_pylist()
-        which = places[start : start + len(names)].tolist()
-        for name, reason, (source, record, count) in zip(
-            names, part["reason"].to_pylist(), which, strict=True
-        ):
-            if catalog.fetched is not None and is_remote(name):
-                reason = f"not fetched: {gone}" if (gone := failure(catalog.fetched, name)) else reason
-            by = f" (shown by {count} products)" if count > 1 else ""
-            where = catalog.sources[source] if source >= 0 else ""
-            ledger.add(where, record, name, f"unreadable image: {reason}{by}")

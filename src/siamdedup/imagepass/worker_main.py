@@ -176,3 +176,7 @@ def _settle() -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGALRM})
     cv2.setNumThreads(0)
+    # libtiff and libpng print about bad files; the ledger has the reason, and a progress bar may be on the screen.
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)
+    os.close(quiet)

@@ -1,4 +1,4 @@
-"""A folder tree of pictures: each sub-folder is a family, each picture a product."""
+"""A folder tree of pictures: each sub-folder is a family, each picture a product; alone where there are none."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _ROWS = 16_384
 
 def check_folder(folder: Path) -> None:
     """Raises:
-    CatalogError: no picture lies in a sub-folder of it.
+    CatalogError: no picture lies in it or in a sub-folder.
     """
-    if not any("/" in name for name in _pictures(folder, "", None)):
+    if next(_pictures(folder, "", None), None) is None:
         raise CatalogError(
-            "no picture lies in a sub-folder of it",
+            "no picture lies in it or in a sub-folder",
             where=str(folder),
-            remedy=f"make one sub-folder per family holding pictures ({' '.join(sorted(IMAGE_SUFFIXES))})",
+            remedy="name a folder that holds pictures, best in one sub-folder per family "
+            f"({' '.join(sorted(IMAGE_SUFFIXES))})",
         )
 
 
