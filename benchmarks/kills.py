@@ -14,35 +14,36 @@ import argparse
 import csv
 import hashlib
 import itertools
-import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from siamdedup.catalog.ledger import Ledger
+from siamdedup.catalog.table import read_catalog
+from siamdedup.embedding.checkpoint import TrainedModel
+from siamdedup.embedding.extract import EmbeddingFeature
+from siamdedup.embedding.network import build_network, model_hash
+from siamdedup.embedding.transforms import InputTransform
+from siamdedup.fingerprint.feature import FingerprintFeature
+from siamdedup.imagepass.run import PassSettings, image_pass
 
-def child(folder: Path, catalog: Path, shard: int) -> None:
+FORK = multiprocessing.get_context("fork")
+
+
+def child(folder: Path, catalog: Path, shard: int, said: Connection) -> None:
     """The pass: fingerprints and the embedding of a small untrained network, fixed by its seed."""
-    import torch
-
-    from siamdedup.catalog.ledger import Ledger
-    from siamdedup.catalog.table import read_catalog
-    from siamdedup.embedding.checkpoint import TrainedModel
-    from siamdedup.embedding.extract import EmbeddingFeature
-    from siamdedup.embedding.network import build_network, model_hash
-    from siamdedup.embedding.transforms import InputTransform
-    from siamdedup.fingerprint.feature import FingerprintFeature
-    from siamdedup.imagepass.run import PassSettings, image_pass
-
+    os.setsid()
     torch.manual_seed(0)
     network = build_network(
         {"name": "mobilenetv3_small_050", "weights": None}, {"kind": "linear", "dim": 64}
@@ -50,18 +51,14 @@ def child(folder: Path, catalog: Path, shard: int) -> None:
     model = TrainedModel(network, InputTransform(64), "cosine", None, model_hash(network), "", {})
     features = [EmbeddingFeature(model, batch_size=32, device="cpu"), FingerprintFeature()]
     read = read_catalog(catalog)
-    print("start", flush=True)
+    said.send("start")
+    began = time.perf_counter()
     ledger = Ledger()
-    found = image_pass(
-        read,
-        features,
-        folder,
-        PassSettings(batch_size=32, shard_size=shard),
-        ledger=ledger,
-        progress=False,
-    )
+    settings = PassSettings(batch_size=32, shard_size=shard)
+    found = image_pass(read, features, folder, settings, ledger=ledger, progress=False)
+    seconds = time.perf_counter() - began
     counts = {name: result.computed for name, result in found.items()}
-    print(json.dumps({"computed": counts, "pictures": read.n_images, "bad": len(ledger)}), flush=True)
+    said.send({"computed": counts, "pictures": read.n_images, "bad": len(ledger), "seconds": seconds})
 
 
 def make_catalog(data: Path, count: int, folder: Path) -> Path:
@@ -82,22 +79,23 @@ def make_catalog(data: Path, count: int, folder: Path) -> Path:
     return folder / "catalog.csv"
 
 
-def start(folder: Path, catalog: Path, shard: int) -> subprocess.Popen[str]:
-    """The child, once it has imported everything and begins."""
-    command = [sys.executable, __file__, "--child", str(folder), str(catalog), "--shard", str(shard)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    if process.stdout.readline().strip() != "start":
+def start(folder: Path, catalog: Path, shard: int) -> tuple[BaseProcess, Connection]:
+    """The child, at the moment when the pass begins. It is forked, so that its imports are made already."""
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=child, args=(folder, catalog, shard, theirs))
+    process.start()
+    theirs.close()
+    if ours.recv() != "start":
         raise SystemExit("the child did not start")
-    return process
+    return process, ours
 
 
-def finish(process: subprocess.Popen[str]) -> dict:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if process.wait() != 0:
-        raise SystemExit(f"the child ended with {process.returncode}")
-    return json.loads(line)
+def finish(process: BaseProcess, said: Connection) -> dict:
+    facts = said.recv()
+    process.join()
+    if process.exitcode != 0:
+        raise SystemExit(f"the child ended with {process.exitcode}")
+    return facts
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -136,36 +134,29 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SIAMDEDUP_DATA", "../shared/data")))
-    parser.add_argument("--child", nargs=2, type=Path)
     arguments = parser.parse_args()
-    if arguments.child:
-        child(*arguments.child, arguments.shard)
-        return
     if not arguments.data.is_dir():
         raise SystemExit(f"{arguments.data}: no such folder; name one with real pictures: --data FOLDER")
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         catalog = make_catalog(arguments.data, arguments.pictures, work)
-        process = start(work / "undisturbed", catalog, arguments.shard)
-        began = time.perf_counter()
-        whole = finish(process)
-        seconds = time.perf_counter() - began
+        whole = finish(*start(work / "undisturbed", catalog, arguments.shard))
+        seconds = whole["seconds"]
         expected = contents(work / "undisturbed")
-        print(f"undisturbed: {whole}, {len(expected)} files, {seconds:.1f} s", flush=True)
+        print(f"undisturbed: {whole}, {len(expected)} files", flush=True)
         rows = []
         for trial in range(arguments.kills):
             folder = work / "trial"
             moment = rng.uniform(0, seconds)
-            process = start(folder, catalog, arguments.shard)
+            process, _ = start(folder, catalog, arguments.shard)
             time.sleep(moment)
-            done = process.poll() is not None
-            if not done:
-                os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            done = not process.is_alive()
+            process.kill()
+            process.join()
             orphan = outlives(process.pid)
             kept = finished(folder) if folder.exists() else finished(work / "nowhere")
-            resumed = finish(start(folder, catalog, arguments.shard))["computed"]
+            resumed = finish(*start(folder, catalog, arguments.shard))["computed"]
             again = {n: kept[n] + resumed[n] - whole["computed"][n] for n in resumed}
             row = {
                 "moment": moment / seconds, "ended before": done, "kept": kept["embedding"], "again": max(again.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import draw
@@ -105,3 +106,22 @@ def test_shrink_leaves_small_pictures_alone() -> None:
     small = draw(1, 0, 40)
     assert shrink(small, 40) is small
     assert shrink(small, 20).shape == (20, 20, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(1600, 1203), (400, 300), (385, 191), (90, 64)])
+@pytest.mark.parametrize("least", [64, 192])
+def test_at_least_is_what_the_decoder_gives_soonest(form: str, size: tuple[int, int], least: int) -> None:
+    rng = np.random.default_rng(3)
+    blobs = cv2.GaussianBlur(rng.integers(0, 256, (size[1], size[0], 3), np.uint8), (0, 0), 12)
+    smooth = cv2.normalize(blobs, None, 0, 255, cv2.NORM_MINMAX)
+    stream = BytesIO()
+    Image.fromarray(smooth).save(stream, form, **({"quality": 95} if form == "JPEG" else {}))
+    pixels = decode(stream.getvalue(), at_least=least)
+    longest = max(pixels.shape[:2])
+    assert min(least, max(size)) <= longest <= max(size)
+    if form == "JPEG":
+        assert longest < 2 * least or longest == -(-max(size) // 8)
+    # The same picture as the whole one, averaged over areas.
+    small = cv2.resize(decode(stream.getvalue()), pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(pixels.astype(int) - small).mean() < 4  # chroma is subsampled; another picture is 30 away

@@ -91,7 +91,7 @@ _LEFT_OUT = {
     ),
     "outside the data root": (
         "outside-root", "bad", "Pictures whose path leaves the data root: refused", "pictures",
-        "copy them below the root, set data.root to a folder that holds all of them, or data.allow_outside=true",
+        "copy them below the root, set root to a folder that holds all of them, or allow_outside=true",
     ),
     "unsupported address": (
         "unsupported-address", "bad", "Pictures under an address that is neither http(s) nor a path", "pictures",
@@ -102,7 +102,7 @@ _LEFT_OUT = {
     ),
     "not UTF-8": (
         "not-utf-8", "odd", "Files that are not UTF-8 and were read in an older encoding", "files",
-        "look at ids with accents, and set data.columns.encoding if they are wrong",
+        "look at ids with accents, and set columns.encoding if they are wrong",
     ),
     "repeated column": (
         "repeated-column", "odd", "Columns whose name occurs twice: the first was used", "columns",

@@ -120,7 +120,7 @@ def table_findings(catalog: Catalog, table: TableReport, *, limit: int) -> list[
     nobody = np.empty(0, np.int64)
     add(
         "family-is-list", "broken", "The family column lists ids of products, but was read as names of families",
-        int(table.looks_like_siblings), "column", "set data.columns.family_is=siblings", nobody,
+        int(table.looks_like_siblings), "column", "set columns.family_is=siblings", nobody,
     )  # fmt: skip
     add(
         "no-family", "odd", "Products without a family: each counts as a family of its own", table.without_family,

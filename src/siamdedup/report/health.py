@@ -95,7 +95,7 @@ def examine(
     dedup, train = _usable(catalog, shown, table)
     for kind, severity, what, (ok, why), remedy in (
         ("cannot-dedup", "broken", "The catalogue cannot be deduplicated so", dedup,
-         "check data.root, the column names and that productFamily names the family, not the product"),
+         "check root, the column names and that productFamily names the family, not the product"),
         ("cannot-train", "bad" if dedup[0] else "broken", "Nothing can be learnt from the catalogue", train,
          "deduplicate it with a checkpoint that was trained on another catalogue"),
     ):  # fmt: skip

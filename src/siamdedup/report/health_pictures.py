@@ -22,7 +22,7 @@ LONG = 8  # times as long as wide
 _AGAIN = "upload or export them again"
 # Reasons, or what stands before their colon: kind, sentence, remedy.
 _REASONS = {
-    "no such file": ("missing-file", "Pictures whose file is not there", "copy them, or check data.root"),
+    "no such file": ("missing-file", "Pictures whose file is not there", "copy them, or check root"),
     "not fetched": (
         "not-fetched", "Pictures behind an address that were not fetched",
         "allow fetching, and run again for those whose server failed",

@@ -18,8 +18,8 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 def decode_jpeg(
     data: bytes, max_side: int | None, at_least: int | None, accept: bool
 ) -> npt.NDArray[np.uint8] | None:
-    """uint8 RGB (H, W, 3), upright; at a fraction of its size where it is at least twice ``max_side``, or where the
-    fraction still has ``at_least`` pixels on its longest side.
+    """uint8 RGB (H, W, 3), upright; at a fraction of its size where it is at least twice ``max_side``, or a half, quarter
+    or eighth that still has ``at_least`` pixels on its longest side.
 
     None where libjpeg's plain path does not read it (CMYK, YCCK, unusual subsampling, odd headers): Pillow's turn.
 
@@ -35,10 +35,13 @@ def decode_jpeg(
         return None
     check_scans(data, width * height)
     least = (0, 0)
-    wanted = at_least if max_side is None else max_side if max(width, height) >= 2 * max_side else None
-    if wanted is not None and wanted < max(width, height):
-        scale = wanted / max(width, height)
-        least = (int(height * scale), int(width * scale))
+    longest = max(width, height)
+    if max_side is not None and longest >= 2 * max_side:
+        least = (int(height * max_side / longest), int(width * max_side / longest))
+    elif at_least is not None and longest >= 2 * at_least:
+        # Halves only: libjpeg has fast code for them, and they alias less than sevenths of eighths do.
+        part = 1 << min(3, (longest // at_least).bit_length() - 1)
+        least = (-(-height // part), -(-width // part))
     try:
         pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
     except ValueError as error:
