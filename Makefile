@@ -24,6 +24,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/train_overhead.py
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/image_pass.py --rounds 3
 	$(BIN)/python benchmarks/join.py
 	$(BIN)/python benchmarks/verification_scale.py
 	$(BIN)/python benchmarks/guarantee.py --repetitions 100

@@ -6,9 +6,6 @@ import csv
 import functools
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_catalog, write_rows
+from conftest import make_catalog, run_script, write_rows
 from omegaconf import DictConfig
 
 from siamdedup.cli.embed import embed
@@ -200,16 +197,7 @@ def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, says: str) 
     source = make_catalog(tmp_path, families=2)
     rows = [line.split(",") for line in source.read_text().split()][1:]
     write_rows(tmp_path / "c.csv", [*map(tuple, rows), ("bad", "images/gone.png", "B")])  # type: ignore[list-item]
-    script = Path(__file__).resolve().parents[2] / arguments[0]
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments[1:]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "160"},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
+    done = run_script(*arguments, cwd=tmp_path, code=code)
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 

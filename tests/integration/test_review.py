@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_catalog
-from test_road import SMALL, Configure, planted, run_script, trained  # noqa: F401
+from conftest import make_catalog, run_script
+from test_road import SMALL, Configure, planted, trained  # noqa: F401
 
 from siamdedup.catalog.table import read_catalog
 from siamdedup.cli.deduplication import deduplicate

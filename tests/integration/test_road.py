@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_catalog, write_rows
+from conftest import make_catalog, run_script, write_rows
 from omegaconf import DictConfig
 
 from siamdedup.cli.deduplication import deduplicate
@@ -58,20 +55,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "relist.py", f"catalog={folder}/shop/catalog.csv", f"out={folder}/planted", "count=12", cwd=folder
     )
     return folder
-
-
-def run_script(name: str, *arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).resolve().parents[2] / name
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "160"},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def trained(configure: Configure, planted: Path, out: Path, *overrides: str) -> dict:

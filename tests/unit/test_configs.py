@@ -179,7 +179,7 @@ def test_distributed_jobs_inside_a_multirun_are_refused(monkeypatch: pytest.Monk
     refuse_distributed_multirun(OmegaConf.create({"trainer": {"devices": 2}}))
 
 
-@pytest.mark.parametrize("script", ["train", "dedup", "relist", "review", "verify"])
+@pytest.mark.parametrize("script", ["train", "catalog", "embed", "dedup", "relist", "review", "verify"])
 def test_help_needs_no_heavy_import(script: str) -> None:
     code = (
         f"import sys; import siamdedup.cli.{script}; "

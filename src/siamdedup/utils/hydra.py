@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ def require(config: DictConfig, usage: str, hints: Mapping[str, str]) -> None:
     for name, hint in hints.items():
         if not config[name]:
             raise ConfigError(f"{name} is missing", remedy=f"{usage}  ({hint})")
+
+
+def name_step(steps: Sequence[str]) -> None:
+    """``script.py sample ...`` is ``script.py step=sample ...``: Hydra knows no plain words."""
+    if len(sys.argv) > 1 and sys.argv[1] in steps:
+        sys.argv[1] = f"step={sys.argv[1]}"
+
+
+def require_step(config: DictConfig, steps: Sequence[str], script: str) -> None:
+    """ConfigError where ``config.step`` is none of the script's."""
+    if config.step not in steps:
+        ways = f" or {script} ".join(steps)
+        raise ConfigError(f"unknown step {config.step!r}", remedy=f"{script} {ways}")
 
 
 def build(config: DictConfig, **kwargs: Any) -> Any:
