@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.locate import locate
 from siamdedup.catalog.opening import CatalogSettings
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.embedding.extract import EmbeddingFeature
@@ -61,8 +60,11 @@ def run_pass(
     found = image_pass(catalog, features, out / "cache", pass_settings(config), ledger=ledger)
     if not any(len(result.rows) for result in found.values()):
         ledger.write(out / "ledger.csv")
+        first = next(
+            (f"{item}: {reason}" for *_, item, reason in ledger if reason.startswith("unreadable")), ""
+        )
         raise CatalogError(
-            f"none of its {catalog.n_images} pictures can be read (the first: {locate(catalog, 0)})",
+            f"none of its {catalog.n_images} pictures can be read (the first: {first})",
             where=source,
             remedy=remedy,
         )
