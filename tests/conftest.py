@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
+from PIL import Image
 
 from siamdedup.utils.hydra import config_dir
 
@@ -111,3 +113,22 @@ def run_script(name: str, *arguments: str, cwd: Path, code: int = 0) -> subproce
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def strong_colours(page: Path, folder: Path, height: int) -> float:
+    """Share of strongly coloured pixels of a page as a headless browser draws it; skips where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs chromium on the PATH")
+    shot = folder / "shot.png"
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-component-update",
+        f"--user-data-dir={folder}/profile",
+    ]
+    command += [f"--window-size=1000,{height}", f"--screenshot={shot}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    return float((np.ptp(pixels, axis=2) > 60).mean())

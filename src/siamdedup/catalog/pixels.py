@@ -72,7 +72,7 @@ class PixelStore:
         temporary = self._index.with_name(f".{self._index.stem}.{os.getpid()}")
         offsets, position = np.zeros(count, np.int64), 0
         with temporary.with_suffix(".bin.tmp").open("wb") as out:
-            loaded = _in_order(self._load_file, count, workers)
+            loaded = in_order(self._load_file, count, workers)
             for row, result in enumerate(
                 track(loaded, "Decoding", total=count, disable=not progress, transient=True)
             ):
@@ -122,7 +122,7 @@ class PixelStore:
         return {**self.__dict__, "_map": None}
 
 
-def _in_order(task: Any, count: int, workers: int) -> Iterator[Any]:
+def in_order(task: Any, count: int, workers: int) -> Iterator[Any]:
     """Results of ``task(0..count-1)`` in order, a bounded number ahead. Decoders release the GIL."""
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, count, 256):

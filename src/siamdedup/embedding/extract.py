@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +90,14 @@ def embed_loader(
     device: str,
     *,
     bf16: bool = False,
-    failed: list[tuple[int, str]] | None = None,
-    advance: Callable[[int], Any] | None = None,
 ) -> tuple[np.ndarray, IntArray]:
     """float16 vectors (n, d) and image rows int64 (n,) of all pictures of a loader that could be read."""
     network.to(device).eval()
     parts, kept = [], [np.empty(0, np.int64)]
     for batch in loader:
-        if failed is not None:
-            failed += batch.failed
         if len(batch.rows):
             parts.append(_forward(network, batch.images, int(loader.batch_size or 1), device, bf16))
             kept.append(batch.rows.numpy())
-        if advance is not None:
-            advance(len(batch.rows) + len(batch.failed))
     if not parts:
         return np.empty((0, network.dim), np.float16), kept[0]  # type: ignore[arg-type]
     return np.concatenate(parts), np.concatenate(kept)

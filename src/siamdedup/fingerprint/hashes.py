@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.progress import track
 
 from siamdedup.catalog.images import decode, read_bytes
 from siamdedup.catalog.locate import locate
+from siamdedup.catalog.pixels import in_order
 from siamdedup.errors import ImageError
 from siamdedup.fingerprint.detail import BLOCK, SIDE, detail
 from siamdedup.fingerprint.linear import COSINE_BITS, Matrix, frequencies, resize
@@ -175,6 +175,4 @@ def _thumbnails(catalog: Catalog, workers: int) -> Iterator[Bits | None]:
         except ImageError:
             return None
 
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for start in range(0, catalog.n_images, 256):
-            yield from pool.map(one, range(start, min(start + 256, catalog.n_images)))
+    return in_order(one, catalog.n_images, workers)

@@ -61,8 +61,8 @@ def image_pass(
     decoding. So a killed pass goes on behind its last shard, a changed model leaves the fingerprints alone, and
     a changed row costs that row. Pictures of a block with the same bytes are decoded once.
 
-    Memory: ``shard_size`` rows of every feature, 8 bytes a picture for its file's tail, and 16 bytes for each
-    picture of older shards where a block is new but not all of its pictures are. Results are memory-mapped.
+    Memory: some blocks of ``shard_size`` rows of every feature, and 16 bytes for each picture of older shards where
+    a block is not there as a whole. Keys lie in a temporary file; results are memory-mapped.
 
     Args:
         features: at least one; each decides what it needs of a picture.

@@ -71,7 +71,7 @@ class Staged:
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self.head = path, 0, b""
-        self._hash = hashlib.blake2b(digest_size=16)  # as catalog.images.digest
+        self._hash = hashlib.blake2b(digest_size=16)  # a file's name: no stranger can make two with one
         with _writing(path):
             self._file: IO[bytes] = path.open("xb")
 
