@@ -35,7 +35,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import beta, norm
 
-from siamdedup.types import ProductPairs
+from siamdedup.types import STAGES, ProductPairs
 from siamdedup.verification.review import certify, draw, plan_review
 
 CONFIDENCE = 0.95
@@ -89,7 +89,7 @@ def simulate(shape: str, n_match: int, prior: float, rng: np.random.Generator) -
         distance[picture],
         2 * picture,
         2 * picture + 1,
-        np.full(len(picture), "embedding"),
+        np.full(len(picture), STAGES.index("embedding"), np.int8),
     )
     return Merges(pairs, right[picture])
 

@@ -208,6 +208,11 @@ class OperatingPoint:
         return cls(**values)
 
 
+STAGES = ("same image", "same bytes", "fingerprint", "embedding")
+"""Stages of the cascade, the strongest evidence first: one entry of the catalogue, two files of the same bytes, agreeing
+fingerprints of enough detail, near embeddings."""
+
+
 @dataclass(frozen=True)
 class ProductPairs:
     """Verified pairs of products of different families, sorted by (left, right).
@@ -216,7 +221,7 @@ class ProductPairs:
         left, right: int64 (n,), rows of ``Catalog.product_ids``, left < right, each pair once.
         distance: float32 (n,), the smallest distance between any two of their pictures.
         left_image, right_image: int64 (n,), rows of the two pictures at that distance.
-        stage: which stage of the cascade found it, one string per pair ("same file", "embedding").
+        stage: int8 (n,), which of ``STAGES`` found it; at equal distance the first of them.
     """
 
     left: IntArray
@@ -224,7 +229,7 @@ class ProductPairs:
     distance: FloatArray
     left_image: IntArray
     right_image: IntArray
-    stage: npt.NDArray[np.str_]
+    stage: npt.NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.left)

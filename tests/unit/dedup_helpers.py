@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from siamdedup.dedup.join import TOLERANCE, ImagePairs
-from siamdedup.types import Catalog, ProductPairs
+from siamdedup.types import STAGES, Catalog, ProductPairs
 
 
 def make_catalog(families, images=None, ids=None, relisted=(), levels=(), relisted_image=()):
@@ -34,7 +34,7 @@ def make_pairs(edges, stage="embedding"):
     edges = sorted((min(a, b), max(a, b), d) for a, b, d in edges)
     left, right = (np.array([e[i] for e in edges], np.int64) for i in (0, 1))
     near = np.array([e[2] for e in edges], np.float32)
-    return ProductPairs(left, right, near, left, right, np.full(len(edges), stage))
+    return ProductPairs(left, right, near, left, right, np.full(len(edges), STAGES.index(stage), np.int8))
 
 
 def clustered(n, dim, *, seed=0, spread=0.25, dtype=np.float16):

@@ -15,7 +15,7 @@ from siamdedup.dedup.join import exact_self_join
 from siamdedup.dedup.products import product_pairs
 from siamdedup.errors import ConfigError
 from siamdedup.fingerprint.hashes import Fingerprints
-from siamdedup.types import Embeddings, ProductPairs
+from siamdedup.types import STAGES, Embeddings, ProductPairs
 from siamdedup.verification.distances import snap
 from siamdedup.verification.pairs import image_truth
 
@@ -172,7 +172,9 @@ def test_refuses_what_does_not_fit():
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_each_pair_of_pictures_counts_once(images):
     a, b = np.array(images, np.int64).reshape(-1, 2).T
-    pairs = ProductPairs(a, b, a.astype(np.float32), a, b, np.full(len(a), "embedding"))
+    pairs = ProductPairs(
+        a, b, a.astype(np.float32), a, b, np.full(len(a), STAGES.index("embedding"), np.int8)
+    )
     count = Counter(tuple(sorted(pair)) for pair in images)
     assert picture_pair_weight(pairs).tolist() == [1 / count[tuple(sorted(pair))] for pair in images]
 

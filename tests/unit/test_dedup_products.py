@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siamdedup.dedup.join import ImagePairs
-from siamdedup.dedup.products import STAGES, hot_images, product_pairs
+from siamdedup.dedup.products import hot_images, product_pairs
+from siamdedup.types import STAGES
 from siamdedup.verification.distances import to_distance
 
 
@@ -18,9 +19,12 @@ def naive(catalog, image_rows, pairs, distance):
     similar = {}
     for a, b, s in zip(pairs.left, pairs.right, pairs.similarity, strict=True):
         i, j = int(image_rows[a]), int(image_rows[b])
-        similar[i, j] = similar[j, i] = (float(np.float32(to_distance(float(s), distance))), 1)
+        similar[i, j] = similar[j, i] = (
+            float(np.float32(to_distance(float(s), distance))),
+            STAGES.index("embedding"),
+        )
     for i in image_rows.tolist():
-        similar[i, i] = (0.0, 0)
+        similar[i, i] = (0.0, STAGES.index("same image"))
     best = {}
     for p in range(catalog.n_products):
         for q in range(p + 1, catalog.n_products):
@@ -34,8 +38,7 @@ def naive(catalog, image_rows, pairs, distance):
 
 
 def as_dict(pairs):
-    stage = [STAGES.tolist().index(s) for s in pairs.stage]
-    columns = (pairs.left, pairs.right, pairs.distance, stage, pairs.left_image, pairs.right_image)
+    columns = (pairs.left, pairs.right, pairs.distance, pairs.stage, pairs.left_image, pairs.right_image)
     return {
         (a, b): (d, s, i, j)
         for a, b, d, s, i, j in zip(*(np.asarray(c).tolist() for c in columns), strict=True)
@@ -90,7 +93,7 @@ def test_same_image_beats_an_equal_copy():
     pairs = ImagePairs(np.array([0]), np.array([2]), np.array([1.0], np.float32))
     got = product_pairs(catalog, np.arange(3), pairs)
     assert as_dict(got) == {(0, 1): (0.0, 0, 1, 1), (1, 2): (0.0, 0, 1, 1)}
-    assert got.stage.tolist() == ["same image", "same image"]
+    assert got.stage.tolist() == [STAGES.index("same image")] * 2
 
 
 def test_unreadable_picture_proves_nothing():

@@ -12,7 +12,7 @@ from PIL import Image
 from siamdedup.catalog.table import read_catalog
 from siamdedup.report.console import point_lines
 from siamdedup.report.gallery import write_page
-from siamdedup.types import OperatingPoint, ProductPairs
+from siamdedup.types import STAGES, OperatingPoint, ProductPairs
 from siamdedup.verification.prior import expected_false
 
 POINT = OperatingPoint(0.2, "cosine", "best f1", 1e-4, 0.1, 0.9, 0.9, 0.9, 10, 1000, {"fmr": (5e-5, 2e-4)})
@@ -43,7 +43,7 @@ def page_of(tmp_path: Path, limit: int = 80) -> tuple[Path, Tags]:
     catalog = read_catalog(write_rows(tmp_path / "c.csv", rows))
     left, right = np.arange(0, 12, 2), np.arange(1, 12, 2)
     distance = np.linspace(0.0, 0.19, 6).astype(np.float32)
-    pairs = ProductPairs(left, right, distance, left, right, np.full(6, "embedding"))
+    pairs = ProductPairs(left, right, distance, left, right, np.full(6, STAGES.index("embedding"), np.int8))
     histogram = {"edges": [0.0, 0.5, 1.0], "matching": [5, 0], "non_matching": [0, 9]}
     rows_ = {"dhash": {"micro_ap": 0.25}, "siamdedup": {"micro_ap": 0.75, "f1": 0.5}}
     path = write_page(

@@ -10,7 +10,7 @@ from scipy.stats import chi2, chisquare, hypergeom, spearmanr
 from verification_helpers import merges, one_file
 
 from siamdedup.errors import OperatingPointError
-from siamdedup.types import ProductPairs
+from siamdedup.types import STAGES, ProductPairs
 from siamdedup.verification.review import ReviewPlan, draw, plan_review, review_list
 
 
@@ -238,7 +238,7 @@ def shared_pictures():
     n = np.arange(66)
     return ProductPairs(
         n, n + 1000, rng.random(66).astype(np.float32),
-        np.where(swap, high, low), np.where(swap, low, high), np.full(66, "embedding"),
+        np.where(swap, high, low), np.where(swap, low, high), np.full(66, STAGES.index("embedding"), np.int8),
     )  # fmt: skip
 
 

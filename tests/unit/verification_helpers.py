@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from siamdedup.types import ProductPairs, ScoredPairs
+from siamdedup.types import STAGES, ProductPairs, ScoredPairs
 from siamdedup.verification.review import ReviewPlan
 
 
@@ -33,7 +33,12 @@ def merges(distance, left=None, right=None):
     left = 2 * np.arange(n) if left is None else np.asarray(left)
     right = 2 * np.arange(n) + 1 if right is None else np.asarray(right)
     return ProductPairs(
-        left, right, np.asarray(distance, np.float32), 10 * left, 10 * right, np.full(n, "embedding")
+        left,
+        right,
+        np.asarray(distance, np.float32),
+        10 * left,
+        10 * right,
+        np.full(n, STAGES.index("embedding"), np.int8),
     )
 
 

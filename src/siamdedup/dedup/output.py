@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from siamdedup.dedup.groups import id_rank, representatives
 from siamdedup.errors import SiamdedupError
 from siamdedup.files import atomic_write
-from siamdedup.types import Catalog, DuplicateGroups, FloatArray, IntArray, ProductPairs
+from siamdedup.types import STAGES, Catalog, DuplicateGroups, FloatArray, IntArray, ProductPairs
 
 _ROWS = 1 << 16  # rows written at once
 
@@ -133,7 +133,7 @@ def write_pairs_parquet(
             catalog.product_ids.take(pa.array(pairs.left[rows])),
             catalog.product_ids.take(pa.array(pairs.right[rows])),
             pa.array(pairs.distance[rows], pa.float32()),
-            pa.array(pairs.stage[rows].tolist(), pa.string()),
+            pa.array(STAGES).take(pa.array(pairs.stage[rows])),
             catalog.image_paths.take(pa.array(pairs.left_image[rows])),
             catalog.image_paths.take(pa.array(pairs.right_image[rows])),
             pa.nulls(len(pairs.left[rows]), pa.float32())
@@ -174,7 +174,7 @@ def read_pairs_parquet(path: str | Path, catalog: Catalog) -> ProductPairs:
         columns[name] = found.to_numpy().astype(np.int64)
     return ProductPairs(
         columns["left_id"], columns["right_id"], table["distance"].to_numpy(), columns["left_image"],
-        columns["right_image"], np.array(table["stage"].to_pylist(), dtype=np.str_),
+        columns["right_image"], pc.index_in(table["stage"], value_set=pa.array(STAGES)).to_numpy().astype(np.int8),
     )  # fmt: skip
 
 

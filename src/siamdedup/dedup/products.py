@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.errors import ConfigError
-from siamdedup.types import Catalog, FloatArray, IntArray, ProductPairs
+from siamdedup.types import STAGES, Catalog, FloatArray, IntArray, ProductPairs
 
 Column = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
-STAGES = np.array(["same image", "embedding"])  # at equal distance the stronger evidence, the first, is kept
 _BLOCK = 1 << 20  # product pairs expanded at once, some 100 MB with their sort
 
 
@@ -66,7 +65,7 @@ def product_pairs(
     for a, b, at in shown.expand(same, same, block):
         cross = (a < b) & (catalog.labels[a] != catalog.labels[b])
         at = same[at[cross]]
-        best.add(a[cross], b[cross], at, at, np.zeros(len(at), np.float32), 0)
+        best.add(a[cross], b[cross], at, at, np.zeros(len(at), np.float32), STAGES.index("same image"))
     for lo in range(0, len(pairs), block):
         one, two = image_rows[pairs.left[lo : lo + block]], image_rows[pairs.right[lo : lo + block]]
         keep = usable[one] & usable[two] & (one != two)
@@ -77,7 +76,14 @@ def product_pairs(
             a, b, at = a[cross], b[cross], at[cross]
             swap = a > b
             left_image, right_image = np.where(swap, two[at], one[at]), np.where(swap, one[at], two[at])
-            best.add(np.minimum(a, b), np.maximum(a, b), left_image, right_image, near[at], 1)
+            best.add(
+                np.minimum(a, b),
+                np.maximum(a, b),
+                left_image,
+                right_image,
+                near[at],
+                STAGES.index("embedding"),
+            )
     return best.pairs()
 
 
@@ -151,7 +157,7 @@ class _Best:
         self._merge()
         key, near, stage, left_image, right_image = self.kept
         left, right = np.divmod(key, self.n)
-        return ProductPairs(left, right, near, left_image, right_image, STAGES[stage])
+        return ProductPairs(left, right, near, left_image, right_image, stage)
 
     def _merge(self) -> None:
         columns = [np.concatenate(c) for c in zip(self.kept, *self.new, strict=True)]

@@ -17,7 +17,7 @@ from siamdedup.catalog.locate import locate
 from siamdedup.errors import ImageError
 from siamdedup.files import atomic_write
 from siamdedup.report.console import FIGURES, METHODS, figure, point_lines
-from siamdedup.types import Catalog, IntArray, OperatingPoint, ProductPairs
+from siamdedup.types import STAGES, Catalog, IntArray, OperatingPoint, ProductPairs
 
 _THUMBNAIL = 168
 
@@ -128,7 +128,7 @@ def _pair(
         "left_family": catalog.families[left].as_py(),
         "right_family": catalog.families[right].as_py(),
         "distance": f"{pairs.distance[k]:.4f}",
-        "stage": str(pairs.stage[k]),
+        "stage": STAGES[pairs.stage[k]],
         "more": more[k],
         "verdict": verdict,
         "verdict_class": "good" if verdict == "right" else "bad",
