@@ -20,8 +20,9 @@ from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.metrics import product_metrics, verdicts
-from siamdedup.dedup.output import write_duplicates_json, write_groups_parquet, write_pairs_parquet
+from siamdedup.dedup.output import write_duplicates_json
 from siamdedup.dedup.products import hot_images, product_pairs
+from siamdedup.dedup.tables import write_groups_parquet, write_pairs_parquet
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import embeddings_of
 from siamdedup.files import write_json
@@ -71,7 +72,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     every = product_pairs(
         catalog,
         embeddings.image_rows,
-        found,
+        {"embedding": found},
         distance=model.distance,
         max_families_per_image=config.max_families_per_image,
     )

@@ -18,12 +18,8 @@ from siamdedup.catalog.opening import CatalogSettings, open_catalog
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.catalog.verdicts import read_verdicts, write_review_csv
 from siamdedup.dedup.groups import duplicate_groups
-from siamdedup.dedup.output import (
-    read_pairs_parquet,
-    write_duplicates_json,
-    write_groups_parquet,
-    write_pairs_parquet,
-)
+from siamdedup.dedup.output import write_duplicates_json
+from siamdedup.dedup.tables import read_pairs_parquet, write_groups_parquet, write_pairs_parquet
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.files import write_json
 from siamdedup.report.console import certificate_table, counts_table, review_table

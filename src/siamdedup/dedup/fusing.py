@@ -71,7 +71,7 @@ def fusion_data(
     found = exact_self_join(embeddings.vectors, min_similarity, max_pairs=max_pairs)
     asked = ~(gallery[rows[found.left]] & gallery[rows[found.right]])
     found = ImagePairs(found.left[asked], found.right[asked], found.similarity[asked])
-    pairs = product_pairs(catalog, rows, found, max_families_per_image=max_families_per_image)
+    pairs = product_pairs(catalog, rows, {"embedding": found}, max_families_per_image=max_families_per_image)
     verdict = verdicts(catalog, pairs)
     nearest = np.sort(np.stack([pairs.left_image, pairs.right_image], 1), 1)
     groups = truth.component[nearest]

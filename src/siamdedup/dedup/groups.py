@@ -1,14 +1,21 @@
-"""Groups of duplicates that no chain can hold together: every cross-family pair in a group is verified."""
+"""Groups of duplicates that no chain can hold together: every cross-family pair in a group is verified.
+
+Numba is imported where it is first needed: writing results and showing help must not wait for it.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from collections.abc import Iterator
+from typing import Any
 
-from siamdedup.types import Catalog, DuplicateGroups, IntArray, ProductPairs
+import numpy as np
+import numpy.typing as npt
+
+from siamdedup.types import Catalog, DuplicateGroups, FloatArray, IntArray, ProductPairs
+
+_BLOCK = 1 << 20  # pairs read at once, some 50 MB with what is computed of them
+
+Block = tuple[IntArray, IntArray, FloatArray]
 
 
 def duplicate_groups(catalog: Catalog, pairs: ProductPairs) -> DuplicateGroups:
@@ -24,106 +31,122 @@ def duplicate_groups(catalog: Catalog, pairs: ProductPairs) -> DuplicateGroups:
     partner in its group. Two colours that each match a different relisted product stay two groups.
 
     Groups are numbered by their first product. Products left without a partner are in none (-1).
+
+    The pairs are read in blocks, one to three times, and may lie in memory maps. Beyond them and the result's 8 bytes
+    a product: 8 bytes a product (at times 16 more), and, only for components that lack a pair, 20 bytes a pair and 64 a
+    product, besides 20 more per pair of the largest of them. Time: nearly linear in the pairs; O(E log E) at worst.
+
+    Raises:
+        ValueError: pairs that are not as ``ProductPairs`` says: sorted by (left, right), each once, left < right.
+        SiamdedupError: 2**31 products or more in components that lack a pair, or pairs in one of them.
     """
-    labels, n = catalog.labels, catalog.n_products
-    cross = labels[pairs.left] != labels[pairs.right]
-    left, right, distance = pairs.left[cross], pairs.right[cross], pairs.distance[cross]
-    group = np.full(n, -1, np.int64)
-    if not len(left):
-        return DuplicateGroups(group, 0, 0, 0)
+    from siamdedup.dedup import unionfind
 
-    # Only products with a pair take part: nodes are positions in ``members``.
-    members, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
-    a, b = ends[: len(left)], ends[len(left) :]
-    graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(members), len(members)))
-    n_components, component = connected_components(graph, directed=False)
-    component = component.astype(np.int64)
-    size = np.bincount(component, minlength=n_components)
-
+    n = catalog.n_products
+    parent = unionfind.singletons(n)
+    missing = np.zeros(n, np.int64)
+    for left, right, _ in _checked(pairs, n):
+        cross = catalog.labels[left] != catalog.labels[right]
+        unionfind.unite(parent, missing, left[cross], right[cross])
+    largest = int(unionfind.settle(parent, missing))
+    _exempt_families(catalog, parent, missing)
     # A component that lacks no cross-family pair is a group as it stands: nearly all are.
-    same_family = np.unique(component * catalog.n_families + labels[members], return_counts=True)
-    exempt = np.bincount(
-        same_family[0] // catalog.n_families,
-        same_family[1] * (same_family[1] - 1) // 2,
-        minlength=n_components,
-    )
-    missing = (
-        size * (size - 1) // 2 - exempt.astype(np.int64) - np.bincount(component[a], minlength=n_components)
-    )
-    chained = missing[component[a]] > 0
-
-    found = component.copy()  # of each member, the number of its group; that of its component where complete
-    if chained.any():
-        nodes = np.flatnonzero(missing[component] > 0)
-        rank = np.empty(len(members), np.int64)
-        rank[nodes] = id_rank(catalog, members[nodes])
-        low, high = np.minimum(rank[a], rank[b])[chained], np.maximum(rank[a], rank[b])[chained]
-        order = np.lexsort((high, low, distance[chained]))
-        linked = _complete_link(a[chained][order].tolist(), b[chained][order].tolist(), labels[members])
-        found[nodes] = n_components + linked[nodes]
-
-    _, first, number, count = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
-    real = count > 1
-    # members ascend, so a group's first member is its smallest product row
-    position = np.full(len(first), -1, np.int64)
-    position[np.flatnonzero(real)[np.argsort(first[real])]] = np.arange(int(real.sum()))
-    group[members] = position[number]
-    prevented = int((found[a] != found[b]).sum())
-    return DuplicateGroups(group, int(real.sum()), int(size.max()), prevented)
+    chained, prevented = _lacking(parent, missing), 0
+    if len(chained):
+        prevented = _split(catalog, pairs, parent, chained)
+    group = missing  # its memory, for the result
+    n_groups = int(unionfind.number(parent, group))
+    return DuplicateGroups(group, n_groups, largest if largest > 1 else 0, prevented)
 
 
 def representatives(catalog: Catalog, groups: DuplicateGroups) -> IntArray:
     """int64 (n_groups,): of each group the product with most pictures, then the smallest productId."""
+    from siamdedup.dedup.ordering import order_by_id
+
     rows = np.flatnonzero(groups.group >= 0)
-    group, pictures = groups.group[rows], np.diff(catalog.offsets)[rows]
-    order = np.lexsort((id_rank(catalog, rows), -pictures, group))
-    _, first = np.unique(group[order], return_index=True)
-    return rows[order[first]]
+    group, pictures = groups.group[rows], catalog.offsets[rows + 1] - catalog.offsets[rows]
+    most = np.zeros(groups.n_groups, np.int64)
+    np.maximum.at(most, group, pictures)
+    richest = pictures == most[group]
+    rows, bounds = _gathered(group[richest], rows[richest], catalog.n_products)
+    return rows[order_by_id(catalog, rows, bounds)[bounds[:-1]]]
 
 
 def id_rank(catalog: Catalog, rows: IntArray) -> IntArray:
     """int64 (len(rows),): place of each of these products when they are sorted by productId (code points)."""
+    from siamdedup.dedup.ordering import order_by_id
+
     rank = np.empty(len(rows), np.int64)
-    rank[pc.array_sort_indices(catalog.product_ids.take(pa.array(rows))).to_numpy()] = np.arange(len(rows))
+    rank[order_by_id(catalog, rows, np.array([0, len(rows)]))] = np.arange(len(rows))
     return rank
 
 
-def _complete_link(a: list[int], b: list[int], labels: IntArray) -> IntArray:
-    """Greedy complete link over the pairs (a[i], b[i]) in their order: int64 (n,), a group name per node.
+def _blocks(pairs: ProductPairs) -> Iterator[Block]:
+    """Copies, so that memory maps and arrays look alike to compiled code."""
+    for lo in range(0, len(pairs), _BLOCK):
+        rows = slice(lo, lo + _BLOCK)
+        yield np.array(pairs.left[rows]), np.array(pairs.right[rows]), np.array(pairs.distance[rows])
 
-    ``links[g][h]`` counts the verified pairs between groups g and h. Merging moves the smaller row of counts
-    into the larger, so all of it takes O(E log E) steps. A refusal is remembered as -1: groups only grow, so
-    a pair that is missing between two of them stays missing.
-    """
-    name = list(range(len(labels)))  # of the group each node is in
-    links: dict[int, dict[int, int]] = {}
-    for i, j in zip(a, b, strict=True):
-        links.setdefault(i, {})[j] = 1
-        links.setdefault(j, {})[i] = 1
-    nodes = {i: [i] for i in links}
-    families = {i: {int(labels[i]): 1} for i in links}
 
-    for i, j in zip(a, b, strict=True):
-        g, h = name[i], name[j]
-        if g == h or links[g][h] < 0:
-            continue
-        if len(families[g]) > len(families[h]):
-            g, h = h, g
-        shared = sum(count * families[h].get(family, 0) for family, count in families[g].items())
-        if links[g][h] != len(nodes[g]) * len(nodes[h]) - shared:
-            links[g][h] = links[h][g] = -1
-            continue
-        if len(links[g]) + len(nodes[g]) > len(links[h]) + len(nodes[h]):
-            g, h = h, g
-        for node in nodes[g]:
-            name[node] = h
-        nodes[h] += nodes.pop(g)
-        for family, count in families.pop(g).items():
-            families[h][family] = families[h].get(family, 0) + count
-        for k, count in links.pop(g).items():
-            del links[k][g]
-            if k == h:
-                continue
-            known = links[h].get(k, 0)
-            links[h][k] = links[k][h] = -1 if count < 0 or known < 0 else count + known
-    return np.asarray(name, np.int64)
+def _checked(pairs: ProductPairs, n: int) -> Iterator[Block]:
+    """The same; ValueError where pairs are out of order, repeated, or of no products: no count would be right."""
+    before = (-1, -1)
+    for left, right, distance in _blocks(pairs):
+        a, b = np.append(before[0], left), np.append(before[1], right)
+        sorted_ = (a[1:] > a[:-1]) | ((a[1:] == a[:-1]) & (b[1:] > b[:-1]))
+        if not (sorted_.all() and (left < right).all() and left[0] >= 0 and right.max() < n):
+            raise ValueError(f"pairs are sorted by (left, right), each once, 0 <= left < right < {n}")
+        before = int(left[-1]), int(right[-1])
+        yield left, right, distance
+
+
+def _gathered(part: IntArray, rows: IntArray, n: int) -> tuple[IntArray, IntArray]:
+    """``rows`` (below ``n``, each once) by (part, row), and the bounds of each part among them."""
+    key = part * n + rows
+    key.sort()
+    part, rows = np.divmod(key, n)
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    return rows, np.append(starts, len(rows))
+
+
+def _lacking(parent: npt.NDArray[Any], missing: IntArray) -> IntArray:
+    """Rows, ascending, of the products whose component lacks a pair."""
+    return np.flatnonzero((missing > 0)[parent])
+
+
+def _exempt_families(catalog: Catalog, parent: npt.NDArray[Any], missing: IntArray) -> None:
+    """Takes the pairs of one family from those that each component (at its root) lacks."""
+    rows, n_families = _lacking(parent, missing), catalog.n_families
+    key = parent[rows] * np.int64(n_families) + catalog.labels[rows]
+    key.sort()
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    count = np.diff(np.append(starts, len(key)))
+    several = count > 1
+    of, count = key[starts[several]] // max(n_families, 1), count[several]
+    np.subtract.at(missing, of, count * (count - 1) // 2)
+
+
+def _split(catalog: Catalog, pairs: ProductPairs, parent: npt.NDArray[Any], rows: IntArray) -> int:
+    """Splits the components of these products by complete link: ``parent`` becomes the first product of each
+    one's group. Returns the number of pairs whose products were kept apart."""
+    from siamdedup.dedup.linkage import complete_link
+    from siamdedup.dedup.ordering import order_by_id
+
+    rows, bounds = _gathered(parent[rows].astype(np.int64), rows, len(parent))
+    rows = rows[order_by_id(catalog, rows, bounds)]
+    node = np.full_like(parent, -1)  # of each product: by component, then by id, so that ties go by id
+    node[rows] = np.arange(len(rows))
+
+    def blocks() -> Iterator[Block]:
+        for left, right, distance in _blocks(pairs):
+            ours = node[left] >= 0
+            left, right, distance = left[ours], right[ours], distance[ours]
+            cross = catalog.labels[left] != catalog.labels[right]
+            left, right = left[cross], right[cross]
+            yield node[left].astype(np.int64), node[right].astype(np.int64), distance[cross]
+
+    leader, apart = complete_link(bounds, catalog.labels[rows], blocks)
+    first = np.full(len(rows), len(parent), np.int64)
+    np.minimum.at(first, leader, rows)
+    parent[rows] = first[leader]
+    return apart

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ TOLERANCE = 1e-6
 from similarity to distance and back (6e-8 each), still keeps the pairs that lie exactly on it."""
 
 _RESCORE = 1 << 22  # values per rescored block: 32 MB in float64
+_READY = 1 << 28  # values that are made ready at once: 512 MB in bfloat16
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def exact_self_join(
     vectors: Vectors,
     min_similarity: float,
     *,
-    tile: int = 4096,
+    tile: int = 1024,
     device: str = "cpu",
     progress: Progress | None = None,
     max_pairs: int | None = None,
@@ -72,48 +73,138 @@ def exact_self_join(
     Args:
         vectors: rows are normalised here, so norms that float16 storage moved a little off 1 do no harm.
         min_similarity: cosine, -1..1.
-        tile: rows per tile; memory is about 5 * tile**2 bytes, plus the output twice.
-        device: "cpu" (float32 scan), "cuda" (float16 scan; vectors stay there where they fit) or "auto".
-        progress: called with (tiles done, tiles in all).
+        tile: rows per strip; on a GPU also columns, at 5 * tile**2 bytes.
+        device: "cpu" (``tiles``), "cuda" (``device``) or "auto".
+        progress: called with (strips done, strips in all).
         max_pairs: refuse to hold more pairs than this (a hot group of g equal pictures alone makes g*g/2).
 
     Raises:
         ConfigError: impossible threshold, tile or vectors.
         SiamdedupError: a row is zero or not finite, or there are more than ``max_pairs`` pairs.
     """
-    tiles = _Tiles(vectors, min_similarity, tile, device)
-    total, done, held, strips = len(tiles) * (len(tiles) + 1) // 2, 0, 0, []
+    check_join(vectors, min_similarity)
+    if tile < 1:
+        raise ConfigError(f"a tile has at least one row, not {tile}", where="tile")
+    on, minimum = resolve_device(device), min_similarity - TOLERANCE
+    total, held, strips = -(-len(vectors) // tile), 0, []
     with full_precision():
-        for i in range(len(tiles)):
-            first, parts = tiles[i], []
-            for j in range(i, len(tiles)):
-                found = tiles.pairs(first, first if i == j else tiles[j], upper=i == j)
-                parts.append(ImagePairs(found.left + i * tile, found.right + j * tile, found.similarity))
-                held, done = held + len(found), done + 1
-                check_budget(held, max_pairs)
-                if progress:
-                    progress(done, total)
-            strips.append(ImagePairs.concatenate(parts, tiles.n))  # strips follow each other in order of left
+        for done, strip in enumerate(_strips(vectors, minimum, tile, on), 1):
+            strips.append(ImagePairs.concatenate(strip, len(vectors)))  # they follow each other in order of left
+            held += len(strips[-1])
+            check_budget(held, max_pairs)
+            if progress:
+                progress(done, total)
     return ImagePairs.concatenate(strips)
 
 
+def _strips(vectors: Vectors, minimum: float, tile: int, device: str) -> Iterator[Iterable[ImagePairs]]:
+    """The pairs whose left row is in tile 0, 1, ..."""
+    n = len(vectors)
+    starts = range(0, n, tile)
+    if device != "cpu":
+        from siamdedup.dedup.device import DeviceTiles
+
+        there = DeviceTiles(vectors, minimum, tile, device)
+        for i in range(len(there)):
+            first, parts = there[i], []
+            for j in range(i, len(there)):
+                found = there.pairs(first, first if i == j else there[j], upper=i == j)
+                parts.append(ImagePairs(found.left + i * tile, found.right + j * tile, found.similarity))
+            yield parts
+        return
+    from siamdedup.dedup.kernels import UPPER
+    from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
+
+    check_rows(vectors)
+    tiles = Tiles(vectors, minimum)
+    # All of them made ready once, where they fit; else each strip reads the rest of the catalogue again.
+    ready = tiles.rows(np.arange(n)) if vectors.size < _READY else None
+
+    def strip(lo: int) -> list[ImagePairs]:
+        ids = np.arange(lo, min(n, lo + tile))
+        rows, parts = tiles.rows(ids) if ready is None else ready[lo : lo + tile], []
+        for left in range(lo, n, COLUMNS):
+            others = np.arange(left, min(n, left + COLUMNS))
+            columns = tiles.rows(others) if ready is None else ready[left : left + COLUMNS]
+            parts += [ImagePairs(*found) for found in tiles.pairs(rows, ids, columns, others, UPPER)]
+        return parts
+
+    yield from in_parallel(strip, starts)
+
+
 def exact_row_join(
-    vectors: Vectors, rows: IntArray, min_similarity: float, *, tile: int = 4096, device: str = "cpu"
+    vectors: Vectors,
+    rows: IntArray,
+    min_similarity: float,
+    *,
+    tile: int = 4096,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> ImagePairs:
     """The pairs of ``exact_self_join`` that touch at least one of ``rows``: the oracle on a sample."""
-    tiles = _Tiles(vectors, min_similarity, tile, device)
-    rows, parts = np.unique(np.asarray(rows, np.int64)), []
+    check_join(vectors, min_similarity)
+    n, minimum, parts = len(vectors), min_similarity - TOLERANCE, []
+    rows = np.unique(np.asarray(rows, np.int64))
     with full_precision():
+        for found in _row_parts(vectors, rows, minimum, tile, resolve_device(device), progress):
+            other = found.left != found.right  # self is dropped by id: an equal row at another id is a duplicate
+            a, b = found.left[other], found.right[other]
+            parts.append(ImagePairs(np.minimum(a, b), np.maximum(a, b), found.similarity[other]))
+    return ImagePairs.concatenate(parts, n)
+
+
+def _row_parts(
+    vectors: Vectors, rows: IntArray, minimum: float, tile: int, device: str, progress: Progress | None
+) -> Iterator[ImagePairs]:
+    """Pairs (one of ``rows``, any row), with themselves and either way round."""
+    n = len(vectors)
+    if device != "cpu":
+        from siamdedup.dedup.device import DeviceTiles
+
+        there = DeviceTiles(vectors, minimum, tile, device)
         for lo in range(0, len(rows), tile):
             ids = rows[lo : lo + tile]
-            queries = tiles.load(vectors[ids], ids)
-            for j in range(len(tiles)):
-                found = tiles.pairs(queries, tiles[j], upper=False)
-                a, b = ids[found.left], found.right + j * tile
-                other = a != b  # self is dropped by id: an equal row at another id is a duplicate
-                a, b, similarity = a[other], b[other], found.similarity[other]
-                parts.append(ImagePairs(np.minimum(a, b), np.maximum(a, b), similarity))
-    return ImagePairs.concatenate(parts, tiles.n)
+            queries = there.load(vectors[ids], ids)
+            for j in range(len(there)):
+                found = there.pairs(queries, there[j], upper=False)
+                yield ImagePairs(ids[found.left], found.right + j * tile, found.similarity)
+        return
+    from siamdedup.dedup.kernels import ALL
+    from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
+
+    check_rows(vectors)
+    tiles = Tiles(vectors, minimum)
+    queries = tiles.rows(rows)
+
+    def columns(lo: int) -> list[ImagePairs]:
+        parts = []
+        for left in range(lo, min(n, lo + 16 * COLUMNS), COLUMNS):
+            ids = np.arange(left, min(n, left + COLUMNS))
+            parts += [ImagePairs(*found) for found in tiles.pairs(queries, rows, tiles.rows(ids), ids, ALL)]
+        return parts
+
+    starts = range(0, n, 16 * COLUMNS)
+    for done, parts in enumerate(in_parallel(columns, starts), 1):
+        yield from parts
+        if progress:
+            progress(done, len(starts))
+
+
+def check_rows(vectors: Vectors) -> None:
+    """Raises SiamdedupError where a row is zero or not finite, naming the first."""
+    from siamdedup.dedup.kernels import bits, first_unusable
+    from siamdedup.dedup.tiles import in_parallel
+
+    raw, block = bits(vectors), 1 << 18
+    starts = range(0, len(raw), block)
+    for lo, at in zip(starts, in_parallel(lambda lo: first_unusable(raw[lo : lo + block]), starts), strict=True):
+        if at >= 0:
+            _refuse(lo + at)
+
+
+def _refuse(row: int) -> None:
+    remedy = "embed that image again or drop it"
+    raise SiamdedupError(f"the vector of row {row} is zero or not finite", where="embeddings", remedy=remedy)
 
 
 def check_join(vectors: Vectors, min_similarity: float) -> None:
@@ -138,67 +229,6 @@ def resolve_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-class _Tile(NamedTuple):
-    raw: torch.Tensor  # as stored, for the exact score
-    unit: torch.Tensor  # normalised, in the precision of the scan
-
-
-class _Tiles:
-    """Rows of ``vectors`` tile by tile on the device, and the pairs between two tiles."""
-
-    def __init__(self, vectors: Vectors, min_similarity: float, tile: int, device: str) -> None:
-        import torch
-
-        check_join(vectors, min_similarity)
-        if tile < 1:
-            raise ConfigError(f"a tile has at least one row, not {tile}", where="tile")
-        self.vectors, self.tile, self.n, self.dim = vectors, tile, *vectors.shape
-        self.minimum = min_similarity - TOLERANCE
-        self.device = torch.device(resolve_device(device))
-        cuda = self.device.type == "cuda"
-        self.dtype, scan = (torch.float16, np.float16) if cuda else (torch.float32, np.float32)
-        floor = self.minimum - guard_band(self.dim, half=cuda)
-        self.floor = float(
-            np.nextafter(scan(floor), scan(-4))
-        )  # the comparison would round it, maybe upwards
-        self.resident: dict[int, _Tile] | None = None
-        if cuda and vectors.nbytes + 2 * vectors.size < 0.5 * torch.cuda.mem_get_info()[0]:
-            self.resident = {}  # float16 copy and the stored values
-        self._scores = torch.empty(min(tile, self.n) ** 2, dtype=self.dtype, device=self.device)
-        self._hits = torch.empty_like(self._scores, dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return -(-self.n // self.tile)
-
-    def __getitem__(self, k: int) -> _Tile:
-        if self.resident and k in self.resident:
-            return self.resident[k]
-        ids = np.arange(k * self.tile, min(self.n, (k + 1) * self.tile))
-        loaded = self.load(np.array(self.vectors[ids[0] : ids[-1] + 1]), ids)
-        return loaded if self.resident is None else self.resident.setdefault(k, loaded)
-
-    def load(self, rows: npt.NDArray[Any], ids: IntArray) -> _Tile:
-        import torch
-
-        raw = torch.from_numpy(rows).to(self.device)
-        return _Tile(raw, normalised(raw, ids).to(self.dtype))
-
-    def pairs(self, a: _Tile, b: _Tile, *, upper: bool) -> ImagePairs:
-        """Passing pairs as (row in a, row in b); only row in b > row in a where ``upper``."""
-        import torch
-
-        shape = (len(a.raw), len(b.raw))
-        scores, hits = (x[: shape[0] * shape[1]].view(shape) for x in (self._scores, self._hits))
-        torch.ge(torch.mm(a.unit, b.unit.T, out=scores), self.floor, out=hits)
-        row, col = torch.nonzero(hits, as_tuple=True)
-        if upper:
-            row, col = row[col > row], col[col > row]
-        cosine = row_cosine(a.raw, b.raw, row, col)
-        keep = cosine >= self.minimum
-        left, right, similarity = (x[keep].cpu().numpy() for x in (row, col, cosine))
-        return ImagePairs(left, right, similarity.astype(np.float32))
-
-
 def row_cosine(a: Any, b: Any, left: Any, right: Any) -> torch.Tensor:
     """Cosines of ``a[left]`` and ``b[right]``, float64 (n,) in -1..1; equal rows give 1 as float32 sees it.
     All four are arrays, or all are tensors on one device. Works in blocks of bounded memory.
@@ -220,17 +250,8 @@ def normalised(raw: torch.Tensor, ids: IntArray) -> torch.Tensor:
     norm = wide.square().sum(1, keepdim=True).sqrt()
     bad = ~(norm.isfinite() & (norm > 0)).squeeze(1).cpu().numpy()
     if bad.any():
-        problem = f"{int(bad.sum())} vectors are zero or not finite, first at row {int(ids[bad][0])}"
-        raise SiamdedupError(problem, where="embeddings", remedy="embed those images again or drop them")
+        _refuse(int(ids[bad][0]))
     return (wide / norm).float()
-
-
-def guard_band(dim: int, *, half: bool) -> float:
-    """How far the scan's dot product of two unit vectors can fall below their cosine (strict bounds)."""
-    # float32: normalising and ``dim`` sequential additions, 2**-24 each. float16 adds both inputs' rounding
-    # (2**-10 in all, by Cauchy-Schwarz), the result's (2**-12 below 1) and that of subnormal values.
-    guard = (dim + 16) * 2.0**-24
-    return guard + 2.0**-10 + 2.0**-12 + 2.0**-22 + dim**0.5 * 2.0**-24 if half else guard
 
 
 @contextmanager

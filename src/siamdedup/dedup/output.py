@@ -1,107 +1,72 @@
-"""Results on disk: ``duplicates.json``, and the pairs and groups as Parquet.
+"""Results on disk: duplicates.json and the same mapping as JSON Lines and CSV; ``tables`` has the Parquet files.
 
-Every writer streams into a temporary file in the same folder, which is fsynced and renamed at the end:
-whoever reads ``path`` sees the old file or the whole new one. The bytes depend on the results alone.
+Every writer streams into a temporary file in the same folder, which is fsynced and renamed at the end: whoever reads
+``path`` sees the old file or the whole new one. The bytes depend on the results alone, not on the order of rows.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from siamdedup.dedup.groups import id_rank, representatives
 from siamdedup.errors import SiamdedupError
 from siamdedup.files import atomic_write
-from siamdedup.types import STAGES, Catalog, DuplicateGroups, FloatArray, IntArray, ProductPairs
+from siamdedup.types import Catalog, ProductPairs
 
-_ROWS = 1 << 16  # rows written at once
+if TYPE_CHECKING:  # numba takes a second to import, and whoever only reads need not wait
+    from siamdedup.dedup.listed_text import Layout, Names
 
-PAIRS_SCHEMA = pa.schema(
-    [
-        pa.field("left_id", pa.string(), nullable=False),
-        pa.field("right_id", pa.string(), nullable=False),
-        pa.field("distance", pa.float32(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("left_image", pa.string(), nullable=False),
-        pa.field("right_image", pa.string(), nullable=False),
-        pa.field(
-            "probability", pa.float32()
-        ),  # that the two are the same product; null where none could be fitted
-    ]
-)
-GROUPS_SCHEMA = pa.schema(
-    [
-        pa.field("group", pa.int64(), nullable=False),
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("family", pa.string(), nullable=False),
-        pa.field("is_representative", pa.bool_(), nullable=False),
-    ]
-)
+FORMATS = ("json", "jsonl", "csv")
+CSV_HEADER = "productId,duplicateId"
+
+_ROOM = 1 << 23  # bytes of text written at once
+
+
+def write_duplicates(
+    folder: str | Path,
+    catalog: Catalog,
+    pairs: ProductPairs,
+    formats: Sequence[str] = FORMATS,
+    *,
+    include_empty: bool = False,
+) -> dict[str, Path]:
+    """Write ``folder/duplicates.FORMAT`` for each of ``FORMATS`` named; products and lists by code point. UTF-8.
+
+    - json: one object ``{productId: [productIds of its duplicates]}``, both ways round, one product a line.
+    - jsonl: ``{"productId": ..., "duplicates": [...]}``, an object a line (JSON Lines).
+    - csv: ``productId,duplicateId`` and a line for each pair, both ways round. Fields that hold a comma, a quotation
+      mark or a line break are quoted (RFC 4180); lines end in LF. Ids stay exact: one that begins with ``=``, ``+``,
+      ``-`` or ``@`` is a formula to a spreadsheet, and "0012" a number, so import the columns there as text. CSV has
+      no line for a product without a duplicate, whatever ``include_empty`` says.
+
+    Products without a duplicate are left out, unless ``include_empty``.
+
+    Memory beyond the input, in bytes: 4 a product, and for each one written 20, its id, and 8 and the id a second
+    time for CSV beside JSON; of the pairs 256 MB, or 1 a pair where there are more than 256 million. Files are
+    complete each for itself: if the second cannot be written, the first may already be new.
+
+    Returns:
+        The path of each format.
+
+    Raises:
+        SiamdedupError: a file cannot be written (the disk is full, say); the old one is as it was.
+        ValueError: an unknown format; rows that are not of this catalogue; a pair that is there twice.
+    """
+    if unknown := set(formats) - set(FORMATS):
+        raise ValueError(f"formats are of {FORMATS}, not {sorted(unknown)}")
+    paths = {name: Path(folder) / f"duplicates.{name}" for name in formats}
+    _write(paths, catalog, pairs, include_empty)
+    return paths
 
 
 def write_duplicates_json(
     path: str | Path, catalog: Catalog, pairs: ProductPairs, *, include_empty: bool = False
 ) -> None:
-    """Write ``{productId: [productIds of its duplicates]}``, both ways round, one product a line.
-
-    Keys and lists are sorted by code point. Products without a duplicate are left out, unless
-    ``include_empty``. UTF-8. Memory: some integers per pair and product, and a block of text.
-    """
-    if include_empty:
-        heads = np.arange(catalog.n_products, dtype=np.int64)
-    else:
-        heads = np.unique(np.concatenate([pairs.left, pairs.right]))
-    rank = id_rank(catalog, heads)
-    heads = heads[np.argsort(rank)]  # in the order of their ids
-    place = np.empty(catalog.n_products, np.int64)
-    place[heads] = np.arange(len(heads))
-    start, end = place[pairs.left], place[pairs.right]
-    key = np.sort(np.concatenate([start * len(heads) + end, end * len(heads) + start]))
-    offsets = np.searchsorted(key, np.arange(len(heads) + 1) * max(len(heads), 1))
-    with atomic_write(path) as file:
-        file.write(b"{")
-        for lo in range(0, len(heads), _ROWS):
-            block = offsets[lo : lo + _ROWS + 1]
-            for line in _lines(catalog, heads, key, lo, block):
-                file.write(line.encode())
-        file.write(b"\n}\n" if len(heads) else b"}\n")
-
-
-def _lines(catalog: Catalog, heads: IntArray, key: IntArray, lo: int, offsets: IntArray) -> Iterator[str]:
-    """The lines of the products ``heads[lo:]`` whose pairs are ``key[offsets[i]:offsets[i + 1]]``."""
-    names = _quoted(catalog, heads[lo : lo + len(offsets) - 1])
-    partners, which = np.unique(key[offsets[0] : offsets[-1]] % max(len(heads), 1), return_inverse=True)
-    partner_names, which = _quoted(catalog, heads[partners]), which.tolist()
-    bounds = (offsets - offsets[0]).tolist()
-    for i, name in enumerate(names):
-        listed = ", ".join([partner_names[j] for j in which[bounds[i] : bounds[i + 1]]])
-        yield f"{',' if lo + i else ''}\n  {name}: [{listed}]"
-
-
-def _quoted(catalog: Catalog, rows: IntArray) -> list[str]:
-    ids = catalog.product_ids.take(pa.array(rows)).to_pylist()
-    return [json.dumps(product_id, ensure_ascii=False) for product_id in ids]
-
-
-def read_duplicates_json(path: str | Path) -> dict[str, list[str]]:
-    """The mapping that ``write_duplicates_json`` wrote. Raises SiamdedupError where it is something else."""
-    remedy = "write it again with the dedup command"
-    try:
-        plain = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SiamdedupError(f"cannot be read: {error}", where=str(path), remedy=remedy) from error
-    if not isinstance(plain, dict) or not all(
-        isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in plain.values()
-    ):
-        raise SiamdedupError("is not a map of productId to productIds", where=str(path), remedy=remedy)
-    return plain
+    """``write_duplicates`` of the one format, to a path of any name."""
+    _write({"json": Path(path)}, catalog, pairs, include_empty)
 
 
 def duplicates_schema() -> dict[str, Any]:
@@ -120,85 +85,57 @@ def duplicates_schema() -> dict[str, Any]:
     }
 
 
-def write_pairs_parquet(
-    path: str | Path, catalog: Catalog, pairs: ProductPairs, probability: FloatArray | None = None
-) -> None:
-    """One row per verified pair: left_id, right_id, distance, stage, left_image, right_image (paths), probability.
-
-    ``probability`` is float (n_pairs,), or None: then the column holds nulls.
-    """
-
-    def columns(rows: slice) -> list[Any]:
-        return [
-            catalog.product_ids.take(pa.array(pairs.left[rows])),
-            catalog.product_ids.take(pa.array(pairs.right[rows])),
-            pa.array(pairs.distance[rows], pa.float32()),
-            pa.array(STAGES).take(pa.array(pairs.stage[rows])),
-            catalog.image_paths.take(pa.array(pairs.left_image[rows])),
-            catalog.image_paths.take(pa.array(pairs.right_image[rows])),
-            pa.nulls(len(pairs.left[rows]), pa.float32())
-            if probability is None
-            else pa.array(probability[rows], pa.float32()),
-        ]
-
-    _write_parquet(path, PAIRS_SCHEMA, len(pairs), columns)
-
-
-def read_pairs_parquet(path: str | Path, catalog: Catalog) -> ProductPairs:
-    """The pairs that ``write_pairs_parquet`` wrote, as rows of this catalogue.
-
-    Raises:
-        SiamdedupError: not such a file, or it names a product or picture that the catalogue lacks.
-    """
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """``files.atomic_write`` whose failures are the user's to mend: a SiamdedupError with the path and a remedy."""
     try:
-        table = pq.read_table(path, schema=PAIRS_SCHEMA)
-    except (OSError, pa.ArrowInvalid) as error:
+        with atomic_write(path) as file:
+            yield file
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise SiamdedupError(
-            f"cannot be read: {str(error).splitlines()[0][:160]}",
+            "the disk is full" if full else f"cannot be written: {error.strerror or error}",
             where=str(path),
-            remedy="run dedup.py again",
+            remedy=("free space there, or write to another folder" if full else "write to another folder")
+            + "; what was there before is as it was",
         ) from error
-    columns = {}
-    for name, known in (
-        ("left_id", catalog.product_ids), ("right_id", catalog.product_ids),
-        ("left_image", catalog.image_paths), ("right_image", catalog.image_paths),
-    ):  # fmt: skip
-        found = pc.index_in(table[name], value_set=known)
-        if found.null_count:
-            first = table[name].filter(pc.is_null(found))[0].as_py()
-            raise SiamdedupError(
-                f"{found.null_count:,} values of {name} are not in the catalogue, the first {first!r}",
-                where=str(path),
-                remedy="the catalogue has changed since: run dedup.py again",
-            )
-        columns[name] = found.to_numpy().astype(np.int64)
-    return ProductPairs(
-        columns["left_id"], columns["right_id"], table["distance"].to_numpy(), columns["left_image"],
-        columns["right_image"], pc.index_in(table["stage"], value_set=pa.array(STAGES)).to_numpy().astype(np.int8),
-    )  # fmt: skip
 
 
-def write_groups_parquet(path: str | Path, catalog: Catalog, groups: DuplicateGroups) -> None:
-    """One row per product in a group, by group: group, product_id, family, is_representative."""
-    members = np.flatnonzero(groups.group >= 0)
-    members = members[np.argsort(groups.group[members], kind="stable")]
-    chosen = np.zeros(catalog.n_products, bool)
-    chosen[representatives(catalog, groups)] = True
+def _write(paths: Mapping[str, Path], catalog: Catalog, pairs: ProductPairs, include_empty: bool) -> None:
+    from siamdedup.dedup.listing import Listing
 
-    def columns(rows: slice) -> list[Any]:
-        products = members[rows]
-        return [
-            pa.array(groups.group[products], pa.int64()),
-            catalog.product_ids.take(pa.array(products)),
-            catalog.families.take(pa.array(products)),
-            pa.array(chosen[products]),
-        ]
+    listing = Listing.of(catalog, pairs, include_empty=include_empty)
+    texts = _texts(paths, listing.heads, catalog)
+    ends = {"json": b"\n}\n" if len(listing.heads) else b"}\n"}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
+        begun = {"json": b"{", "csv": CSV_HEADER.encode() + b"\n"}
+        for name, file in files.items():
+            file.write(begun.get(name, b""))
+        first = 1  # the comma before a product, which the first one has not
+        for lo, hi, entries in listing.parts():
+            for name, (names, layout) in texts.items():
+                skip = first if name == "json" else 0
+                for chunk in layout.text(names, listing.offsets, lo, hi, entries, _ROOM):
+                    files[name].write(chunk[skip:])
+                    skip = 0
+            first = 0
+        for name, file in files.items():
+            file.write(ends.get(name, b""))
 
-    _write_parquet(path, GROUPS_SCHEMA, len(members), columns)
 
+def _texts(formats: Mapping[str, Path], heads: Any, catalog: Catalog) -> dict[str, tuple[Names, Layout]]:
+    """Of each format the ids as it quotes them, and its layout."""
+    from siamdedup.dedup.listed_text import CSV_TEXT, JSON_TEXT, Layout, Names
 
-def _write_parquet(path: str | Path, schema: pa.Schema, n: int, columns: Any) -> None:
-    """Blocks of rows, ``columns(slice)`` each; a table of no rows keeps its schema."""
-    with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for lo in range(0, n, _ROWS):
-            writer.write_batch(pa.record_batch(columns(slice(lo, lo + _ROWS)), schema=schema))
+    layouts = {
+        "json": Layout(b",\n  ", b": [", b", ", b"]"),
+        "jsonl": Layout(b'{"productId": ', b', "duplicates": [', b", ", b"]}\n"),
+        "csv": Layout(b"", b",", b"", b"\n", repeat=True),
+    }
+    found = {}
+    if {"json", "jsonl"} & set(formats):
+        found["json"] = Names.of(catalog.product_ids, heads, JSON_TEXT, '"')
+    if "csv" in formats:
+        found["csv"] = Names.of(catalog.product_ids, heads, CSV_TEXT, '"', only_if='",\r\n')
+    return {name: (found["csv" if name == "csv" else "json"], layouts[name]) for name in formats}

@@ -1,0 +1,96 @@
+"""Where the cells are: k-means centres of a sample, and the shortlist of centres that a row is compared with.
+
+k-means on two levels gives ``cells`` centres. A row cannot be compared with all of them when there are tens of
+thousands, so the centres are grouped once more: a row goes to its nearest group, and is compared with the
+``shortlist`` centres nearest to that group's own centre. Two rows that are much alike go to one group, or to two whose
+shortlists overlap: what counts is not that a row's home is the nearest of all centres, but that rows which are alike
+agree on it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from siamdedup.types import FloatArray, IntArray
+
+ITERATIONS = 6
+SAMPLE_PER_CELL = 20
+GROUPS_PER_ROOT = 8  # groups of centres: this many times the root of their number, so that both levels cost alike
+SHORTLIST_PER_ROOT = 16
+_BLOCK = 16_384
+
+
+class Centres(NamedTuple):
+    """Attributes:
+    fine: float32 (cells, d), unit rows: the cells.
+    groups: float32 (g, d), unit rows.
+    shortlist: int32 (g, m), the cells that rows of a group are compared with, ascending.
+    """
+
+    fine: FloatArray
+    groups: FloatArray
+    shortlist: npt.NDArray[np.int32]
+
+    @classmethod
+    def train(cls, sample: FloatArray, cells: int, seed: int, *, shortlist: int | None = None) -> Centres:
+        """At most ``cells`` centres from unit rows (n, d), n >= 1. ``shortlist`` as long as there are cells: all."""
+        rng = np.random.default_rng(seed)
+        coarse, owner = _kmeans(sample, max(1, round(min(cells, len(sample)) ** 0.5)), rng)
+        order = np.argsort(owner, kind="stable")
+        ends = np.cumsum(np.bincount(owner, minlength=len(coarse)))
+        fine = []
+        for inside in np.split(order, ends[:-1]):
+            if len(inside):
+                share = min(len(inside), max(1, round(cells * len(inside) / len(sample))))
+                fine.append(_kmeans(sample[inside], share, rng)[0])
+        return cls.of(np.concatenate(fine), seed, shortlist=shortlist)
+
+    @classmethod
+    def of(cls, fine: FloatArray, seed: int, *, shortlist: int | None = None) -> Centres:
+        """These cells, grouped."""
+        import torch
+
+        root = len(fine) ** 0.5
+        length = min(len(fine), shortlist or int(SHORTLIST_PER_ROOT * root))
+        if length == len(fine):
+            everything = np.arange(length, dtype=np.int32)[None]
+            return cls(fine, fine[:1], everything)
+        count = min(len(fine), int(GROUPS_PER_ROOT * root))
+        groups, _ = _kmeans(fine, count, np.random.default_rng(seed))
+        near = np.empty((len(groups), length), np.int32)
+        columns = torch.from_numpy(fine).T
+        for lo in range(0, len(groups), 256):
+            scores = torch.from_numpy(groups[lo : lo + 256]) @ columns
+            near[lo : lo + 256] = scores.topk(length, dim=1).indices.sort(dim=1).values.numpy()
+        return cls(fine, groups, near)
+
+
+def sample_rows(n: int, count: int, rng: np.random.Generator) -> IntArray:
+    """About ``count`` rows of ``n``, ascending: runs of 64 at random places, which a disk reads faster than single rows."""
+    if count >= n:
+        return np.arange(n)
+    run = 64 if n > 64 * 1024 else 1
+    starts = rng.choice(-(-n // run), min(-(-n // run), -(-count // run)), replace=False)
+    rows = (np.sort(starts)[:, None] * run + np.arange(run)).ravel()
+    return rows[rows < n]
+
+
+def _kmeans(rows: FloatArray, k: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
+    """Spherical k-means: unit centres (k, d) from k of the rows, and the nearest centre of each row.
+
+    A centre left empty stays where it was.
+    """
+    import torch
+
+    points = torch.from_numpy(rows)
+    centres = points[torch.from_numpy(np.sort(rng.choice(len(rows), k, replace=False)))]
+    for iteration in range(ITERATIONS + 1):
+        owner = torch.cat([(x @ centres.T).argmax(1) for x in points.split(_BLOCK)])
+        if iteration < ITERATIONS:
+            total = torch.zeros_like(centres).index_add_(0, owner, points)
+            norm = total.norm(dim=1, keepdim=True)
+            centres = torch.where(norm > 1e-6, total / norm.clamp(min=1e-6), centres)
+    return centres.numpy(), owner.numpy()

@@ -1,0 +1,182 @@
+"""Tiles of scores on a CPU: a fast matrix product below a guard band, and the exact cosine of what passes it.
+
+Rows are rounded to bfloat16 where the processor multiplies it faster than float32 (AVX-512 BF16, AMX, Arm BF16). The
+guard band is wider than anything the rounding can do, so the pairs found do not depend on which of both was used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from siamdedup.dedup import kernels
+from siamdedup.dedup.kernels import ALL, CHUNK
+from siamdedup.types import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import torch
+
+ROWS, COLUMNS = 256, 4096  # of one product: 2 MB of bfloat16 scores, which stay in a core's cache
+_ROOM = 1 << 16  # pairs written at once, a row's columns at least
+_NO_CELLS = (0, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint32))
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class Found(NamedTuple):
+    """Pairs of rows, left < right, in no order; similarity float32."""
+
+    left: IntArray
+    right: IntArray
+    similarity: FloatArray
+
+
+class Tiles:
+    """Pairs between any rows of ``vectors`` (n, d) whose cosine is at least ``minimum``. Threads may share it."""
+
+    def __init__(self, vectors: npt.NDArray[Any], minimum: float) -> None:
+        import torch
+
+        self.raw, self.minimum = kernels.bits(vectors), minimum
+        floor = minimum - guard_band(vectors.shape[1])
+        # Positive bfloat16 values are ordered as their bits are, and any negative one is a negative integer.
+        self.half = fast_bfloat16() and floor > 2.0**-6
+        if self.half:
+            self.dtype, self.floor = torch.bfloat16, np.int16(_bits_below(floor))
+        else:
+            exact = np.float32(minimum - guard_band(vectors.shape[1], half=False))
+            self.dtype, self.floor = torch.float32, np.nextafter(exact, np.float32(-4))
+        self._local = threading.local()
+
+    def rows(self, ids: npt.NDArray[Any]) -> torch.Tensor:
+        """Those rows at unit norm, (len(ids), d), as the product takes them."""
+        return ready_rows(self.raw, ids, self.half)
+
+    def pairs(
+        self,
+        rows: torch.Tensor,
+        row_ids: npt.NDArray[Any],
+        columns: torch.Tensor,
+        column_ids: npt.NDArray[Any],
+        which: int = ALL,
+        cells: tuple[Any, ...] = _NO_CELLS,
+    ) -> Iterator[Found]:
+        """Passing pairs of these rows and columns (from ``rows``), as ``kernels.tile_pairs`` chooses them."""
+        for lo in range(0, len(column_ids), COLUMNS):
+            ids = column_ids[lo : lo + COLUMNS]
+            for top in range(0, len(row_ids), ROWS):
+                scores = self.scores(rows[top : top + ROWS], columns[lo : lo + COLUMNS])
+                first, some = 0, row_ids[top : top + ROWS]
+                while first < len(some):
+                    out = self._room()
+                    count, first = kernels.tile_pairs(
+                        scores, len(ids), self.floor, self.raw, some, ids, self.minimum, first, out, which, cells
+                    )  # fmt: skip
+                    if count:
+                        yield Found(*(column[:count].copy() for column in out))
+
+    def scores(self, rows: torch.Tensor, columns: torch.Tensor) -> npt.NDArray[Any]:
+        """(rows, chunks, CHUNK) scores as the kernels compare them. The next call in this thread overwrites them."""
+        import torch
+
+        width = -(-len(columns) // CHUNK) * CHUNK
+        if not hasattr(self._local, "scores"):
+            # Zeroed: what lies beyond the columns is never used, but must not be a signalling value.
+            self._local.scores = torch.zeros(ROWS * COLUMNS, dtype=self.dtype)
+        out = self._local.scores[: len(rows) * width].view(len(rows), width)
+        torch.mm(rows, columns.T, out=out[:, : len(columns)])
+        plain = out.view(torch.int16) if self.half else out
+        return plain.numpy().reshape(len(rows), -1, CHUNK)
+
+    def _room(self) -> tuple[IntArray, IntArray, FloatArray]:
+        if not hasattr(self._local, "room"):
+            self._local.room = (np.empty(_ROOM, np.int64), np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32))
+        return self._local.room  # type: ignore[no-any-return]
+
+
+def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], half: bool) -> torch.Tensor:
+    """Rows ``ids`` of ``raw`` at unit norm, as bfloat16 where ``half``, else as float32."""
+    import torch
+
+    out = np.empty((len(ids), raw.shape[1]), np.uint16 if half else np.float32)
+    kernels.unit_rows(raw, ids, out)
+    return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16) if half else torch.from_numpy(out)
+
+
+def guard_band(dim: int, *, half: bool = True) -> float:
+    """How far the computed product of two unit rows of this many dimensions can fall below their cosine.
+
+    float32: normalising and ``dim`` additions in any order, 2**-24 each. bfloat16 keeps 8 bits: each of the two rows
+    is off by 2**-9 of its length at most (Cauchy-Schwarz), and so is the result; sums are in float32. The band is a
+    third wider than these three.
+    """
+    exact = (dim + 16) * 2.0**-24
+    return exact + 2.0**-7 if half else exact
+
+
+def _bits_below(value: float) -> int:
+    """The largest bfloat16 at most a positive ``value``, as bits."""
+    return int(np.float32(value).view(np.uint32)) >> 16
+
+
+@lru_cache(maxsize=1)
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices faster than float32 ones; measured once, in milliseconds."""
+    import torch
+
+    times: dict[torch.dtype, list[float]] = {torch.bfloat16: [], torch.float32: []}
+    with one_thread_each():
+        for _ in range(20):  # by turns, and the best of each: other work on the machine must not decide
+            for dtype, seconds in times.items():
+                a = torch.ones(256, 128, dtype=dtype)
+                start = time.perf_counter()
+                torch.mm(a, a.T)
+                seconds.append(time.perf_counter() - start)
+    return min(times[torch.bfloat16]) < min(times[torch.float32])
+
+
+def workers() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Products inside run on the thread that asks for them: the cores are kept busy by several such threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+    """Results in the order of the items, computed by threads a few items ahead.
+
+    Where the consumer stops or an item fails, what has not begun is dropped.
+    """
+    count = threads or workers()
+    waiting: list[Future[Result]] = []
+    pool = ThreadPoolExecutor(count)
+    try:
+        with one_thread_each():
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * count:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
