@@ -15,7 +15,7 @@ from test_road import SMALL, Configure, planted, trained  # noqa: F401
 from siamdedup.catalog.table import read_catalog
 from siamdedup.cli.deduplication import deduplicate
 from siamdedup.cli.reviewing import certify_file, sample
-from siamdedup.dedup.output import read_duplicates_json
+from siamdedup.dedup.reading import read_duplicates_json
 from siamdedup.errors import CatalogError, ConfigError, OperatingPointError
 from siamdedup.types import OperatingPoint
 from siamdedup.verification.review import ReviewPlan

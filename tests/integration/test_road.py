@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from siamdedup.cli.deduplication import deduplicate
 from siamdedup.cli.training import train
-from siamdedup.dedup.output import read_duplicates_json
+from siamdedup.dedup.reading import read_duplicates_json
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint
 from siamdedup.errors import OperatingPointError
 

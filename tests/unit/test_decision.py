@@ -42,7 +42,7 @@ def decided(tiny_catalog: Path, evidence: dict, **given: object):
     start = starting_point(config, model)
     rows = np.arange(catalog.n_images)
     found = exact_self_join(vectors, 1 - start[0])
-    pairs = product_pairs(catalog, rows, found)
+    pairs = product_pairs(catalog, rows, {"embedding": found})
     return decide(config, model, start, catalog, Embeddings(vectors, rows, ""), {}, found, pairs, start[0])
 
 

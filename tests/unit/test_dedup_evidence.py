@@ -130,7 +130,7 @@ def test_products_that_show_the_same_pictures_have_the_same_evidence():
 def test_best_similarity_is_that_of_product_pairs():
     catalog, embeddings, *_ = world(5)
     joined = exact_self_join(embeddings.vectors, 0.2)
-    pairs = product_pairs(catalog, embeddings.image_rows, joined)
+    pairs = product_pairs(catalog, embeddings.image_rows, {"embedding": joined})
     found = product_evidence(catalog, embeddings, pairs)
     assert found.names == ("best_similarity", "mean_best_similarity", "pictures")
     assert set(UNTAUGHT) < set(found.names)

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from siamdedup.dedup.ids import text_buffers
 from siamdedup.types import Catalog, IntArray
 
-_LONG = (
-    4096  # values; NumPy's sort has a bound at worst, and calling it for each short slice would take too long
-)
+_LONG = 4096  # values; NumPy's sort has a bound at worst, but is too slow to call for each short slice
 _WORD = 4  # bytes of an id compared at once: with a position of 32 bits they fill an int64
 
 
@@ -37,13 +36,7 @@ def order_by_id(catalog: Catalog, rows: IntArray, bounds: IntArray) -> IntArray:
     Returns:
         int64 (m,), positions in ``rows``; slices stay where they are.
     """
-    ids = catalog.product_ids
-    wide: Any = np.int64 if ids.type == "large_string" else np.int32
-    _, ends, text = ids.buffers()
-    offsets = (
-        np.frombuffer(ends, wide)[ids.offset : ids.offset + len(ids) + 1] if len(ids) else np.zeros(1, wide)
-    )
-    data = np.frombuffer(text, np.uint8) if text is not None and text.size else np.zeros(1, np.uint8)
+    offsets, data = text_buffers(catalog.product_ids)
     order = np.arange(len(rows), dtype=np.int64)
     at, longest = _common_prefix(offsets, data, rows)
     tied = np.stack([bounds[:-1], bounds[1:]], axis=1)

@@ -44,8 +44,8 @@ def write_duplicates(
 
     Products without a duplicate are left out, unless ``include_empty``.
 
-    Memory beyond the input, in bytes: 4 a product, and for each one written 20, its id, and 8 and the id a second
-    time for CSV beside JSON; of the pairs 256 MB, or 1 a pair where there are more than 256 million. Files are
+    Memory beyond the input, in bytes: 4 a product; for each one written 50 and its id, and where CSV stands beside
+    JSON 8 and its id once more; of the pairs 256 MB, or 1 a pair where there are more than 256 million. Files are
     complete each for itself: if the second cannot be written, the first may already be new.
 
     Returns:
