@@ -91,10 +91,10 @@ def test_row_join_is_the_part_that_touches_the_rows():
     np.testing.assert_array_equal(part.similarity, whole.similarity[touch])
 
 
-def test_progress_counts_the_tiles_of_half_the_matrix():
+def test_progress_counts_the_strips():
     seen = []
     exact_self_join(clustered(50, 8), 0.9, tile=10, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 15) for i in range(1, 16)]
+    assert seen == [(i, 5) for i in range(1, 6)]
 
 
 def test_refusals():

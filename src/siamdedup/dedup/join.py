@@ -89,7 +89,9 @@ def exact_self_join(
     total, held, strips = -(-len(vectors) // tile), 0, []
     with full_precision():
         for done, strip in enumerate(_strips(vectors, minimum, tile, on), 1):
-            strips.append(ImagePairs.concatenate(strip, len(vectors)))  # they follow each other in order of left
+            strips.append(
+                ImagePairs.concatenate(strip, len(vectors))
+            )  # they follow each other in order of left
             held += len(strips[-1])
             check_budget(held, max_pairs)
             if progress:
@@ -122,10 +124,10 @@ def _strips(vectors: Vectors, minimum: float, tile: int, device: str) -> Iterato
 
     def strip(lo: int) -> list[ImagePairs]:
         ids = np.arange(lo, min(n, lo + tile))
-        rows, parts = tiles.rows(ids) if ready is None else ready[lo : lo + tile], []
+        rows, parts = tiles.rows(ids) if ready is None else ready[lo:], []
         for left in range(lo, n, COLUMNS):
             others = np.arange(left, min(n, left + COLUMNS))
-            columns = tiles.rows(others) if ready is None else ready[left : left + COLUMNS]
+            columns = tiles.rows(others) if ready is None else ready[left:]
             parts += [ImagePairs(*found) for found in tiles.pairs(rows, ids, columns, others, UPPER)]
         return parts
 
@@ -147,7 +149,9 @@ def exact_row_join(
     rows = np.unique(np.asarray(rows, np.int64))
     with full_precision():
         for found in _row_parts(vectors, rows, minimum, tile, resolve_device(device), progress):
-            other = found.left != found.right  # self is dropped by id: an equal row at another id is a duplicate
+            other = (
+                found.left != found.right
+            )  # self is dropped by id: an equal row at another id is a duplicate
             a, b = found.left[other], found.right[other]
             parts.append(ImagePairs(np.minimum(a, b), np.maximum(a, b), found.similarity[other]))
     return ImagePairs.concatenate(parts, n)
@@ -197,7 +201,9 @@ def check_rows(vectors: Vectors) -> None:
 
     raw, block = bits(vectors), 1 << 18
     starts = range(0, len(raw), block)
-    for lo, at in zip(starts, in_parallel(lambda lo: first_unusable(raw[lo : lo + block]), starts), strict=True):
+    for lo, at in zip(
+        starts, in_parallel(lambda lo: first_unusable(raw[lo : lo + block]), starts), strict=True
+    ):
         if at >= 0:
             _refuse(lo + at)
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 ROWS, COLUMNS = 256, 4096  # of one product: 2 MB of bfloat16 scores, which stay in a core's cache
+# Products come in few shapes, rows and columns rounded up to these: for each new one a kernel is prepared, which costs
+# more than the product.
+ROW_STEP, COLUMN_STEP = 32, CHUNK
 _ROOM = 1 << 16  # pairs written at once, a row's columns at least
 _NO_CELLS = (0, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint32))
 
@@ -58,7 +61,7 @@ class Tiles:
         self._local = threading.local()
 
     def rows(self, ids: npt.NDArray[Any]) -> torch.Tensor:
-        """Those rows at unit norm, (len(ids), d), as the product takes them."""
+        """Those rows at unit norm, as the product takes them (``ready_rows``)."""
         return ready_rows(self.raw, ids, self.half)
 
     def pairs(
@@ -74,8 +77,8 @@ class Tiles:
         for lo in range(0, len(column_ids), COLUMNS):
             ids = column_ids[lo : lo + COLUMNS]
             for top in range(0, len(row_ids), ROWS):
-                scores = self.scores(rows[top : top + ROWS], columns[lo : lo + COLUMNS])
                 first, some = 0, row_ids[top : top + ROWS]
+                scores = self.scores(rows[top:], len(some), columns[lo:], len(ids))
                 while first < len(some):
                     out = self._room()
                     count, first = kernels.tile_pairs(
@@ -84,32 +87,57 @@ class Tiles:
                     if count:
                         yield Found(*(column[:count].copy() for column in out))
 
-    def scores(self, rows: torch.Tensor, columns: torch.Tensor) -> npt.NDArray[Any]:
-        """(rows, chunks, CHUNK) scores as the kernels compare them. The next call in this thread overwrites them."""
+    def scores(
+        self, rows: torch.Tensor, n_rows: int, columns: torch.Tensor, n_columns: int
+    ) -> npt.NDArray[Any]:
+        """(n_rows, chunks, CHUNK) scores of the first rows and columns, as the kernels compare them.
+
+        What the scores beyond ``n_columns`` are means nothing. The next call in this thread overwrites the result.
+        """
         import torch
 
-        width = -(-len(columns) // CHUNK) * CHUNK
-        if not hasattr(self._local, "scores"):
-            # Zeroed: what lies beyond the columns is never used, but must not be a signalling value.
-            self._local.scores = torch.zeros(ROWS * COLUMNS, dtype=self.dtype)
-        out = self._local.scores[: len(rows) * width].view(len(rows), width)
-        torch.mm(rows, columns.T, out=out[:, : len(columns)])
+        height, width = up_to(n_rows, ROW_STEP), up_to(n_columns, COLUMN_STEP)
+        if getattr(self._local, "size", 0) < height * width:
+            self._local.size = max(height * width, ROWS * COLUMNS)
+            self._local.scores = torch.empty(self._local.size, dtype=self.dtype)
+        out = self._local.scores[: height * width].view(height, width)
+        torch.mm(_at_least(rows, height), _at_least(columns, width).T, out=out)
         plain = out.view(torch.int16) if self.half else out
-        return plain.numpy().reshape(len(rows), -1, CHUNK)
+        return plain.numpy()[:n_rows].reshape(n_rows, -1, CHUNK)
 
     def _room(self) -> tuple[IntArray, IntArray, FloatArray]:
         if not hasattr(self._local, "room"):
-            self._local.room = (np.empty(_ROOM, np.int64), np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32))
+            self._local.room = (
+                np.empty(_ROOM, np.int64),
+                np.empty(_ROOM, np.int64),
+                np.empty(_ROOM, np.float32),
+            )
         return self._local.room  # type: ignore[no-any-return]
 
 
 def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], half: bool) -> torch.Tensor:
-    """Rows ``ids`` of ``raw`` at unit norm, as bfloat16 where ``half``, else as float32."""
+    """Rows ``ids`` of ``raw`` at unit norm, as bfloat16 where ``half``, else as float32; below them rows of zeros.
+
+    Shape (len(ids) rounded up to ``COLUMN_STEP``, d).
+    """
     import torch
 
-    out = np.empty((len(ids), raw.shape[1]), np.uint16 if half else np.float32)
+    out = np.empty((up_to(len(ids), COLUMN_STEP), raw.shape[1]), np.uint16 if half else np.float32)
     kernels.unit_rows(raw, ids, out)
+    out[len(ids) :] = 0
     return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16) if half else torch.from_numpy(out)
+
+
+def _at_least(tile: torch.Tensor, count: int) -> torch.Tensor:
+    """The first ``count`` rows, below them rows of zeros where there are fewer."""
+    import torch
+
+    return tile[:count] if len(tile) >= count else torch.nn.functional.pad(tile, (0, 0, 0, count - len(tile)))
+
+
+def up_to(count: int, step: int) -> int:
+    """``count`` rounded up to a multiple of ``step``."""
+    return -(-count // step) * step
 
 
 def guard_band(dim: int, *, half: bool = True) -> float:
@@ -162,7 +190,9 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+def in_parallel(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Iterator[Result]:
     """Results in the order of the items, computed by threads a few items ahead.
 
     Where the consumer stops or an item fails, what has not begun is dropped.

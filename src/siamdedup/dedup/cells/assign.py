@@ -21,7 +21,7 @@ that hyperplane. ``effort`` measures on pairs of the catalogue itself how small.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +29,27 @@ from numba import njit, types
 from numba.extending import overload
 
 from siamdedup.dedup.cells.centres import Centres
-from siamdedup.dedup.kernels import CHUNK, Stored
-from siamdedup.dedup.tiles import COLUMNS, ROWS, Tiles, in_parallel
-from siamdedup.types import IntArray
+from siamdedup.dedup.kernels import Stored
+from siamdedup.dedup.tiles import COLUMN_STEP, ROW_STEP, ROWS, Tiles, ready_rows, up_to
+from siamdedup.types import FloatArray, IntArray
 
-BLOCK = 1 << 20  # rows assigned together: 256 MB at 128 dimensions in bfloat16
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = (
+    1 << 18
+)  # rows assigned together: 64 MB at 128 dimensions in bfloat16, and as much for their candidates
 MAX_VISITS = 48  # of one row, unless the join is exact
-_WIDEST = 1.0  # cells farther apart than this are not visited, unless the join is exact: they share next to nothing
-_SLICE = 1 << 16
+_WIDEST = (
+    1.6  # cells farther apart than this are not visited, unless the join is exact: they share next to nothing
+)
 
 
 class Assigned(NamedTuple):
     """Attributes:
     home: int32 (n,), the cell of each row.
     count: int32 (n,), cells that it visits.
-    visits: int32 (sum of counts,), those cells, row after row, each row's ascending.
+    visits: int32 (sum of counts,), those cells, row after row.
     """
 
     home: npt.NDArray[np.int32]
@@ -55,97 +61,99 @@ class Assigner:
     """Assigns rows to cells. ``exact``: as the proof above needs it, with room for the rounding of products."""
 
     def __init__(self, centres: Centres, exact: bool = False) -> None:
-        import torch
-
         self.centres, self.exact = centres, exact
-        self._kind = torch.float32 if exact else None
         self._table: torch.Tensor | None = None
+        self._widest = 2.0 if exact else _WIDEST
+        self._slack = (centres.fine.shape[1] + 16) * 2.0**-22 if exact else 0.0
 
-    def __call__(self, raw: Stored, ids: IntArray, margin: float, threads: int | None = None) -> Assigned:
-        """Rows ``ids`` of ``raw`` (see ``kernels.bits``)."""
-        import torch
-
+    def __call__(self, raw: Stored, ids: IntArray, margin: float) -> Assigned:
+        """Rows ``ids`` of ``raw`` (see ``kernels.bits``), by the calling thread alone."""
         tiles = _Scores(raw, self.exact)
-        rows = torch.cat(list(in_parallel(tiles.rows, np.split(ids, range(_SLICE, len(ids), _SLICE)), threads)))
-        group = self._group(tiles, rows, threads)
-        order = np.argsort(group, kind="stable")
-        ends = np.searchsorted(group[order], np.arange(len(self.centres.groups) + 1))
-        cells = tiles.rows_of(self.centres.fine)
-        home, count = np.empty(len(ids), np.int32), np.zeros(len(ids), np.int32)
+        rows = tiles.rows(ids)
+        probes, count = self.centres.probes, len(self.centres.groups)
+        group = self._groups(tiles, rows, len(ids)).ravel()
+        kind = np.uint16 if count <= 1 << 16 else np.int64  # 16 bits are sorted in linear time
+        order = np.argsort(group.astype(kind), kind="stable")  # codes row * probes + probe, by group
+        ends = np.searchsorted(group[order], np.arange(count + 1))
+        cells, reach, found = self._cells(tiles), np.float32(margin * self._widest + self._slack), []
+        for g in np.flatnonzero(np.diff(ends)):
+            here, listed = order[ends[g] : ends[g + 1]], self.centres.shortlist[g]
+            columns = cells if len(listed) == len(self.centres.fine) else pick(cells, listed, COLUMN_STEP)
+            for lo in range(0, len(here), ROWS):
+                entry = here[lo : lo + ROWS]
+                picked = pick(rows, entry // probes, ROW_STEP)
+                scores = tiles.scores(picked, len(entry), columns, len(listed))
+                # How far below the best score another can be, and its cell still be visited: ``reach``.
+                found.append(_Candidates(entry, *_candidates(scores, listed, reach)))
+        return self._unite(found, len(ids), margin)
 
-        def some(low: int) -> list[tuple[IntArray, npt.NDArray[np.int32]]]:
-            parts = []
-            for g in range(low, min(low + 16, len(ends) - 1)):
-                here = order[ends[g] : ends[g + 1]]
-                if not len(here):
-                    continue
-                listed = self.centres.shortlist[g]
-                columns = cells if len(listed) == len(cells) else cells[torch.from_numpy(listed)]
-                for lo in range(0, len(here), ROWS):
-                    chosen = here[lo : lo + ROWS]
-                    scores = tiles.wide_scores(rows[torch.from_numpy(chosen)], columns)
-                    parts.append((chosen, self._choose(scores, listed, margin, chosen, home, count)))
-            return parts
-
-        found = [part for parts in in_parallel(some, range(0, len(ends) - 1, 16), threads) for part in parts]
-        start = np.cumsum(count, dtype=np.int64) - count
-        visits = np.empty(int(count.sum(dtype=np.int64)), np.int32)
-        for chosen, cells_of in found:
-            _place(start, count, chosen, cells_of, visits)
-        return Assigned(home, count, visits)
-
-    def group_of(self, raw: Stored, ids: IntArray) -> IntArray:
-        """int64 (len(ids),): the group of centres whose shortlist a row is compared with."""
+    def groups_of(self, raw: Stored, ids: IntArray) -> IntArray:
+        """int64 (len(ids), probes): the groups of centres whose shortlists a row is compared with."""
         tiles = _Scores(raw, self.exact)
-        return self._group(tiles, tiles.rows(ids), None)
+        return self._groups(tiles, tiles.rows(ids), len(ids))
 
-    def _group(self, tiles: _Scores, rows, threads: int | None) -> IntArray:  # type: ignore[no-untyped-def]
-        if len(self.centres.groups) == 1:
-            return np.zeros(len(rows), np.int64)
+    def _groups(self, tiles: _Scores, rows: torch.Tensor, n: int) -> IntArray:
+        count, out = len(self.centres.groups), [np.zeros((0, self.centres.probes), np.int64)]
+        if count == 1:
+            return np.zeros((n, 1), np.int64)
         groups = tiles.rows_of(self.centres.groups)
+        for lo in range(0, n, ROWS):
+            scores = tiles.scores(rows[lo:], min(ROWS, n - lo), groups, count)
+            out.append(_best(scores, count, self.centres.probes))
+        return np.concatenate(out)
 
-        def some(lo: int) -> IntArray:
-            part, out = rows[lo : lo + _SLICE], []
-            for top in range(0, len(part), ROWS):
-                scores = tiles.wide_scores(part[top : top + ROWS], groups)
-                out.append(_best(scores, len(groups)))
-            return np.concatenate(out)
+    def _cells(self, tiles: _Scores) -> torch.Tensor:
+        if self._table is None:  # two threads may both make it: the same values
+            self._table = tiles.rows_of(self.centres.fine)
+        return self._table
 
-        return np.concatenate(list(in_parallel(some, range(0, len(rows), _SLICE), threads)))
-
-    def _choose(self, scores, listed, margin, chosen, home, count):  # type: ignore[no-untyped-def]
-        slack = (self.centres.fine.shape[1] + 16) * 2.0**-22 if self.exact else 0.0
-        widest = 2.0 if self.exact else _WIDEST
-        cap = len(listed) if self.exact else MAX_VISITS
-        out = np.empty(len(chosen) * min(cap, len(listed)), np.int32)
-        used = _choose(
-            scores, listed, self.centres.fine, np.float32(margin), np.float32(widest), np.float32(slack),
-            cap, chosen, home, count, out,
+    def _unite(self, found: list[_Candidates], n: int, margin: float) -> Assigned:
+        """Homes and visits from the candidates of every (row, probe)."""
+        probes = self.centres.probes
+        total = sum(len(part.cell) for part in found)
+        start, count = np.zeros(n * probes, np.int64), np.zeros(n * probes, np.int32)
+        cell, score, at = np.empty(total, np.int32), np.empty(total, np.float32), 0
+        for part in found:
+            start[part.entry] = at + np.cumsum(part.count) - part.count
+            count[part.entry] = part.count
+            cell[at : at + len(part.cell)], score[at : at + len(part.cell)] = part.cell, part.score
+            at += len(part.cell)
+        cap = len(self.centres.fine) if self.exact else MAX_VISITS
+        home, visited = np.empty(n, np.int32), np.empty(n, np.int32)
+        used = _settle(
+            start, count, probes, cell, score, self.centres.fine, np.float32(margin), np.float32(self._widest),
+            np.float32(self._slack), cap, home, visited,
         )  # fmt: skip
-        return out[:used].copy()
+        return Assigned(home, visited, cell[:used].copy())
+
+
+class _Candidates(NamedTuple):
+    """Of some (row, probe) codes: how many cells each brings, and these cells with their scores."""
+
+    entry: IntArray
+    count: npt.NDArray[np.int32]
+    cell: npt.NDArray[np.int32]
+    score: FloatArray
 
 
 class _Scores(Tiles):
-    """Tiles of any width, for rows against centres."""
+    """Scores of rows against centres; no pairs."""
 
     def __init__(self, raw: Stored, exact: bool) -> None:
         # The threshold decides on the kind of number alone here: any that suits bfloat16 will do.
         super().__init__(raw.view(np.float16) if raw.dtype == np.uint16 else raw, -1.0 if exact else 0.5)
 
-    def rows_of(self, centres):  # type: ignore[no-untyped-def]
-        from siamdedup.dedup.tiles import ready_rows
+    def rows_of(self, centres: FloatArray) -> torch.Tensor:
+        return ready_rows(np.ascontiguousarray(centres), np.arange(len(centres)), self.half)
 
-        return ready_rows(np.ascontiguousarray(centres, np.float32), np.arange(len(centres)), self.half)
 
-    def wide_scores(self, rows, columns):  # type: ignore[no-untyped-def]
-        import torch
+def pick(rows: torch.Tensor, ids: npt.NDArray[Any], step: int) -> torch.Tensor:
+    """``rows[ids]``, the last repeated up to a multiple of ``step``."""
+    import torch
 
-        if len(columns) <= COLUMNS:
-            return self.scores(rows, columns)
-        width = -(-len(columns) // CHUNK) * CHUNK
-        out = torch.zeros(len(rows), width, dtype=self.dtype)
-        torch.mm(rows, columns.T, out=out[:, : len(columns)])
-        return (out.view(torch.int16) if self.half else out).numpy().reshape(len(rows), -1, CHUNK)
+    padded = np.full(up_to(len(ids), step), ids[-1], np.int64)
+    padded[: len(ids)] = ids
+    return torch.index_select(rows, 0, torch.from_numpy(padded))
 
 
 def value(score):  # type: ignore[no-untyped-def]
@@ -190,11 +198,43 @@ def _row_best(row, columns):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _best(scores, columns):  # type: ignore[no-untyped-def]
-    out = np.empty(scores.shape[0], np.int64)
+def _best(scores, columns, count):  # type: ignore[no-untyped-def]
+    """int64 (rows, count): the columns of the largest scores, which are lowered on the way."""
+    width = scores.shape[2]
+    out = np.empty((scores.shape[0], count), np.int64)
     for i in range(scores.shape[0]):
-        out[i] = _row_best(scores[i], columns)
+        for k in range(count):
+            at = _row_best(scores[i], columns)
+            out[i, k] = at
+            scores[i, at // width, at % width] = -32768
     return out
+
+
+@njit(nogil=True, cache=True)
+def _candidates(scores, listed, reach):  # type: ignore[no-untyped-def]
+    """Of each row the cells whose score is at most ``reach`` below its best: (count, cell, score)."""
+    columns, width, used = listed.shape[0], scores.shape[2], 0
+    room = 32 * scores.shape[0] + columns
+    cell, score = np.empty(room, np.int32), np.empty(room, np.float32)
+    count = np.zeros(scores.shape[0], np.int32)
+    for i in range(scores.shape[0]):
+        if used + columns > room:
+            room = 2 * room + columns
+            more_cell, more_score = np.empty(room, np.int32), np.empty(room, np.float32)
+            more_cell[:used], more_score[:used] = cell[:used], score[:used]
+            cell, score = more_cell, more_score
+        at, before = _row_best(scores[i], columns), used
+        least = value(scores[i, at // width, at % width]) - reach
+        for q in range(scores.shape[1]):
+            if not value(_largest(scores[i, q])) >= least:
+                continue
+            for k in range(width):
+                j = q * width + k
+                if j < columns and value(scores[i, q, k]) >= least:
+                    cell[used], score[used] = listed[j], value(scores[i, q, k])
+                    used += 1
+        count[i] = used - before
+    return count, cell[:used].copy(), score[:used].copy()
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -207,29 +247,32 @@ def distance(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _choose(scores, listed, fine, margin, widest, slack, cap, rows, home, count, out):  # type: ignore[no-untyped-def]
-    """Homes, counts and visits of ``rows`` (written to ``home``, ``count`` and, in their order, ``out``)."""
-    columns, width, used = listed.shape[0], scores.shape[2], 0
-    near, gap = np.empty(columns, np.int32), np.empty(columns, np.float32)
-    for i in range(scores.shape[0]):
-        at = _row_best(scores[i], columns)
-        best = value(scores[i, at // width, at % width])
-        own = listed[at]
-        least = best - margin * widest - slack
-        found = 0
-        for q in range(scores.shape[1]):
-            if not value(_largest(scores[i, q])) >= least:
-                continue
-            for k in range(width):
-                j = q * width + k
-                if j >= columns or j == at:
+def _settle(start, count, probes, cell, score, fine, margin, widest, slack, cap, home, visited):  # type: ignore[no-untyped-def]
+    """Homes and numbers of visits of all rows; the visits themselves replace the first of ``cell``. Returns how many."""
+    out = np.empty(cell.shape[0], np.int32)
+    used = 0
+    for row in range(home.shape[0]):
+        best, own, total = np.float32(-9), np.int32(-1), 0
+        for p in range(row * probes, (row + 1) * probes):
+            total += count[p]
+            for k in range(start[p], start[p] + count[p]):
+                if score[k] > best or (score[k] == best and cell[k] < own):
+                    best, own = score[k], cell[k]
+        near, gap, found = np.empty(total, np.int32), np.empty(total, np.float32), 0
+        for p in range(row * probes, (row + 1) * probes):
+            for k in range(start[p], start[p] + count[p]):
+                behind = best - score[k]
+                if cell[k] == own or behind > margin * widest + slack:
                     continue
-                score = value(scores[i, q, k])
-                if score >= least:
-                    apart = distance(fine[own], fine[listed[j]])
-                    if best - score <= margin * min(apart, widest) + slack and apart <= widest + slack:
-                        near[found], gap[found] = listed[j], best - score
-                        found += 1
+                again = False
+                for other in range(found):
+                    again |= near[other] == cell[k]
+                if again:
+                    continue
+                apart = distance(fine[own], fine[cell[k]])
+                if behind <= margin * min(apart, widest) + slack and apart <= widest + slack:
+                    near[found], gap[found] = cell[k], behind
+                    found += 1
         if found > cap:
             limit = np.sort(gap[:found])[cap - 1]
             kept = 0
@@ -238,18 +281,9 @@ def _choose(scores, listed, fine, margin, widest, slack, cap, rows, home, count,
                     near[kept] = near[k]
                     kept += 1
             found = kept
-        home[rows[i]], count[rows[i]] = own, found
+        home[row], visited[row] = own, found
         for k in range(found):
             out[used] = near[k]
             used += 1
+    cell[:used] = out[:used]
     return used
-
-
-@njit(nogil=True, cache=True)
-def _place(start, count, rows, cells, visits):  # type: ignore[no-untyped-def]
-    at = 0
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        for k in range(count[row]):
-            visits[start[row] + k] = cells[at]
-            at += 1

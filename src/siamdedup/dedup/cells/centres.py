@@ -1,10 +1,10 @@
 """Where the cells are: k-means centres of a sample, and the shortlist of centres that a row is compared with.
 
 k-means on two levels gives ``cells`` centres. A row cannot be compared with all of them when there are tens of
-thousands, so the centres are grouped once more: a row goes to its nearest group, and is compared with the
-``shortlist`` centres nearest to that group's own centre. Two rows that are much alike go to one group, or to two whose
-shortlists overlap: what counts is not that a row's home is the nearest of all centres, but that rows which are alike
-agree on it.
+thousands, so the centres are grouped once more: a row goes to its ``PROBES`` nearest groups, and is compared with the
+shortlists of all of them; a group's shortlist holds the centres nearest to any centre in the group. Two rows that are
+much alike go to groups whose shortlists overlap: what counts is not that a row's home is the nearest of all centres,
+but that rows which are alike agree on it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from siamdedup.types import FloatArray, IntArray
 
 ITERATIONS = 6
 SAMPLE_PER_CELL = 20
-GROUPS_PER_ROOT = 8  # groups of centres: this many times the root of their number, so that both levels cost alike
-SHORTLIST_PER_ROOT = 16
+PROBES = 4
+GROUPS_PER_ROOT = 12  # groups of centres: this many times the root of their number
+SHORTLIST_PER_ROOT = 4  # and the shortlist of each, so that finding the groups and then the cells cost alike
 _BLOCK = 16_384
 
 
@@ -33,6 +34,10 @@ class Centres(NamedTuple):
     fine: FloatArray
     groups: FloatArray
     shortlist: npt.NDArray[np.int32]
+
+    @property
+    def probes(self) -> int:
+        return min(PROBES, len(self.groups))
 
     @classmethod
     def train(cls, sample: FloatArray, cells: int, seed: int, *, shortlist: int | None = None) -> Centres:
@@ -59,12 +64,14 @@ class Centres(NamedTuple):
             everything = np.arange(length, dtype=np.int32)[None]
             return cls(fine, fine[:1], everything)
         count = min(len(fine), int(GROUPS_PER_ROOT * root))
-        groups, _ = _kmeans(fine, count, np.random.default_rng(seed))
-        near = np.empty((len(groups), length), np.int32)
-        columns = torch.from_numpy(fine).T
-        for lo in range(0, len(groups), 256):
-            scores = torch.from_numpy(groups[lo : lo + 256]) @ columns
-            near[lo : lo + 256] = scores.topk(length, dim=1).indices.sort(dim=1).values.numpy()
+        groups, owner = _kmeans(fine, count, np.random.default_rng(seed))
+        order = np.argsort(owner, kind="stable")
+        ends = np.cumsum(np.bincount(owner, minlength=count))
+        near, columns = np.empty((count, length), np.int32), torch.from_numpy(fine).T
+        for g, inside in enumerate(np.split(order, ends[:-1])):
+            members = torch.from_numpy(fine[inside] if len(inside) else groups[g : g + 1])
+            best = (members @ columns).amax(0)
+            near[g] = best.topk(length).indices.sort().values.numpy()
         return cls(fine, groups, near)
 
 

@@ -43,7 +43,10 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
             for lo in range(0, len(copy), _BLOCK)
         ]
     )
-    copy, original = copy[same], original[same]  # rows whose codes collide by chance are joined like any others
+    copy, original = (
+        copy[same],
+        original[same],
+    )  # rows whose codes collide by chance are joined like any others
     order = np.lexsort((copy, original))
     return copy[order], original[order]
 
@@ -102,7 +105,9 @@ class Copies:
         size = [np.where(s[touched] >= 0, self.size[s[touched]], 1) for s in sides]
         check_budget(int((size[0] * size[1]).sum()), max_pairs)
         at = np.repeat(np.arange(len(size[0])), size[0] * size[1])
-        within = np.arange(len(at)) - np.repeat(np.cumsum(size[0] * size[1]) - size[0] * size[1], size[0] * size[1])
+        within = np.arange(len(at)) - np.repeat(
+            np.cumsum(size[0] * size[1]) - size[0] * size[1], size[0] * size[1]
+        )
         a, b = np.divmod(within, size[1][at])
         rows = []
         for side, row, number in ((sides[0], pairs.left, a), (sides[1], pairs.right, b)):

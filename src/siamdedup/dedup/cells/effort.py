@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from siamdedup.dedup.cells.assign import Assigner
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.kernels import Stored, unit_rows
-from siamdedup.types import FloatArray, IntArray
+from siamdedup.types import FloatArray
 
-FEW = 50  # pairs; below, displaced rows are asked as well
-_BLOCK = 1 << 14
+TURNED = 4000  # rows that are turned by the threshold's angle
+_BLOCK = 1 << 12
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -33,44 +34,39 @@ def _margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
     for raw in (left, right):
         unit = np.empty(raw.shape, np.float32)
         unit_rows(raw, rows, unit)
-        sides.append((unit, assigner(raw, rows, 0.0).home, assigner.group_of(raw, rows)))
+        sides.append((unit, assigner(raw, rows, 0.0).home, assigner.groups_of(raw, rows)))
     least = np.full(len(left), np.inf)
-    for (unit, home, group), (_, other, _) in (sides, sides[::-1]):
+    for (unit, home, groups), (_, other, _) in (sides, sides[::-1]):
         apart = np.linalg.norm(fine[home] - fine[other], axis=1)
         gap = ((fine[home] - fine[other]) * unit).sum(1)
         ratio = np.divide(gap, apart, out=np.zeros(len(gap), np.float32), where=apart > 0)
-        seen = np.array([np.isin(b, assigner.centres.shortlist[g]) for b, g in zip(other, group, strict=True)], bool)
+        seen = np.zeros(len(least), bool)
+        for group in groups.T:
+            seen |= (assigner.centres.shortlist[group] == other[:, None]).any(1)
         least = np.where(seen, np.minimum(least, np.maximum(ratio, 0)), least)
     return np.where(sides[0][1] == sides[1][1], 0.0, least)
 
 
 def choose_margin(
-    assigner: Assigner, raw: Stored, pairs: ImagePairs, rows: IntArray, min_similarity: float, target: float, seed: int
+    assigner: Assigner, raw: Stored, pairs: ImagePairs, min_similarity: float, target: float, seed: int
 ) -> float:
-    """The margin at which a share ``target`` of ``pairs`` is compared, and of each row's pairs on average as well.
+    """The margin at which a share ``target`` of the true pairs is compared, and nearly as many at the very threshold.
 
-    Counted by pairs alone, one dense family would outvote all that are found twice in a catalogue. Where there are few
-    pairs to learn from, rows of the catalogue turned by the threshold's angle, in the direction of another row, stand in.
+    Counted by true pairs alone, the near ones of a few dense families would outvote the far ones. So rows of the
+    catalogue, turned by the threshold's angle in the direction of another row, are asked as well: at most twice as many
+    of them as ``target`` allows may be missed.
 
     Args:
-        pairs: true pairs that touch one of ``rows``.
-        rows: the sampled rows.
+        pairs: true pairs of a sample.
         target: 0..1.
 
     Returns:
         At most the margin at which the join is exact on a full shortlist.
     """
-    limit = exact_margin(min_similarity)
-    found = margins(assigner, raw[pairs.left], raw[pairs.right])
-    chosen = 0.0
-    if len(found):
-        count = np.bincount(np.searchsorted(rows, _sampled(pairs, rows)), minlength=len(rows))
-        weight = 1.0 / count[np.searchsorted(rows, _sampled(pairs, rows))]
-        for w in (np.ones(len(found)), weight):
-            chosen = max(chosen, _quantile(found, w, target))
-    if len(found) < FEW:
-        chosen = max(chosen, _quantile(displaced(assigner, raw, rows, min_similarity, seed), None, target))
-    return min(chosen, limit)
+    aim = 1 - (1 - target) / 2  # what is met on one sample may be missed on another
+    known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), aim)
+    turned = _quantile(displaced(assigner, raw, min_similarity, seed), 1 - 2 * (1 - target))
+    return min(max(known, turned), exact_margin(min_similarity))
 
 
 def exact_margin(min_similarity: float) -> float:
@@ -78,11 +74,13 @@ def exact_margin(min_similarity: float) -> float:
     return float(np.sqrt(max(0.0, (1 - min_similarity) / 2)))
 
 
-def displaced(assigner: Assigner, raw: Stored, rows: IntArray, min_similarity: float, seed: int) -> Float64Array:
-    """``margins`` of the rows and themselves turned by the threshold's angle towards other rows."""
+def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int) -> Float64Array:
+    """``margins`` of random rows and themselves turned by the threshold's angle towards other random rows."""
+    rng = np.random.default_rng([seed, 3])
+    rows = np.sort(rng.choice(len(raw), min(TURNED, len(raw)), replace=False))
     unit = np.empty((len(rows), raw.shape[1]), np.float32)
     unit_rows(raw, rows, unit)
-    other = np.roll(unit[np.random.default_rng(seed).permutation(len(unit))], 1, axis=0)
+    other = unit[rng.permutation(len(unit))]
     aside: FloatArray = other - (other * unit).sum(1, keepdims=True) * unit
     length = np.linalg.norm(aside, axis=1, keepdims=True)
     good = length[:, 0] > 1e-3
@@ -91,16 +89,19 @@ def displaced(assigner: Assigner, raw: Stored, rows: IntArray, min_similarity: f
     return margins(assigner, unit[good], turned.astype(np.float32))
 
 
-def _sampled(pairs: ImagePairs, rows: IntArray) -> IntArray:
-    """Of each pair, the sampled row it touches (the left one of two)."""
-    at = np.minimum(np.searchsorted(rows, pairs.left), len(rows) - 1)
-    return np.where(rows[at] == pairs.left, pairs.left, pairs.right)
+def _quantile(values: Float64Array, share: float) -> float:
+    """The value that this share of ``values`` does not exceed.
 
-
-def _quantile(values: Float64Array, weight: Float64Array | None, share: float) -> float:
-    """The smallest of ``values`` that at least this share of the weight does not exceed."""
+    Where fewer than ten are left above it, the largest of them would decide, and it is mostly chance. Then they are
+    taken for a zero with some probability, else for the absolute value of a normal variable (how far a near duplicate
+    lies in a direction that has nothing to do with it).
+    """
     if not len(values):
         return 0.0
-    order = np.argsort(values)
-    total = np.cumsum(np.ones(len(values)) if weight is None else weight[order])
-    return float(values[order][min(len(values) - 1, np.searchsorted(total, share * total[-1] - 1e-9))])
+    if len(values) * (1 - share) >= 10:
+        return float(np.sort(values)[min(len(values) - 1, int(np.ceil(share * len(values))) - 1)])
+    positive = values[np.isfinite(values) & (values > 0)]
+    apart = len(positive) / len(values)
+    if apart <= 1 - share:
+        return 0.0
+    return float(np.sqrt((positive**2).mean()) * ndtri(1 - (1 - share) / (2 * apart)))

@@ -17,20 +17,26 @@ from siamdedup.dedup.cells.assign import BLOCK, Assigned, Assigner
 from siamdedup.dedup.cells.centres import SAMPLE_PER_CELL, Centres, sample_rows
 from siamdedup.dedup.cells.copies import Copies, equal_rows
 from siamdedup.dedup.cells.effort import choose_margin, exact_margin
-from siamdedup.dedup.cells.merge import RECORD, merge
+from siamdedup.dedup.cells.merge import COLUMNS, RECORD, merge
 from siamdedup.dedup.cells.scan import MAX_ROWS, Members, scan
 from siamdedup.dedup.cells.work import Work
 from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, Vectors
 from siamdedup.dedup.kernels import bits, unit_rows
+from siamdedup.dedup.recall import disjoint_samples, found_among
 from siamdedup.dedup.tiles import Tiles, in_parallel
 from siamdedup.errors import ConfigError
 from siamdedup.types import FloatArray, IntArray
 
 VERSION = 1  # raise it when the same vectors and settings give other parts
 EXACT_BELOW = 30_000  # rows; below, every pair is looked at in a second or two
-CELLS_PER_ROOT = 8  # cells: this many times the root of the number of rows
 MIN_SIMILARITY = 0.05  # below, near everything is a pair, and cells are of no use
-_SHARES = {"rows": 0.02, "truth": 0.13, "cells": 0.05, "assign": 0.40, "scan": 0.40}  # of the time, for the bar
+_SHARES = {
+    "rows": 0.02,
+    "truth": 0.13,
+    "cells": 0.05,
+    "assign": 0.40,
+    "scan": 0.40,
+}  # of the time, for the bar
 
 
 @dataclass
@@ -44,7 +50,7 @@ class CellJoin:
 
     Attributes:
         target_recall: share of the exact join's pairs to find, 0..1; 1 is exact.
-        cells: about how many; None for 8 sqrt(n).
+        cells: about how many; None for (0.3 n)^(2/3), the least work.
         memory_gb: GiB for sorting and for blocks of rows; beyond it 8 bytes a row, and 4 for each cell that it visits
             (3 to 6 cells at 0.9). The vectors are mapped, and read three times from beginning to end, then cell by cell:
             that is fast where the machine's memory holds them.
@@ -121,7 +127,7 @@ class _Run:
         self.min_similarity, self.progress, self.done = min_similarity, progress, 0.0
         self.exact = plan.target_recall == 1
         join.check_rows(vectors)
-        self.cells = min(self.n, plan.cells or round((2 if self.exact else CELLS_PER_ROOT) * self.n**0.5))
+        self.cells = min(self.n, plan.cells or _cells(self.n, self.exact))
         identity = {
             "version": VERSION, "vectors": _digest(vectors), "min_similarity": min_similarity, "cells": self.cells,
             "target_recall": plan.target_recall, "recall_sample": plan.recall_sample, "margin": plan.margin,
@@ -135,19 +141,27 @@ class _Run:
         rows, truth = self._truth()
         assigner = Assigner(self._centres(copies), self.exact)
         learn, judge = (_touching(truth, part) for part in rows)
-        aim = 1 - (1 - self.plan.target_recall) / 2  # what is met on one sample may be missed on another
         margin = self.plan.margin
         if self.exact:
             margin = exact_margin(self.min_similarity - TOLERANCE)
         elif margin is None:
-            margin = choose_margin(assigner, self.raw, learn, rows[0], self.min_similarity, aim, self.plan.seed)
+            margin = choose_margin(
+                assigner, self.raw, learn, self.min_similarity, self.plan.target_recall, self.plan.seed
+            )
         while True:
             pairs, visits = self._join(assigner, copies, float(np.float32(margin)))
             if self.exact or not self.plan.recall_sample:
                 break
-            self.plan.recall_ = _recall(pairs, judge)
+            wanted = np.sort(judge.left * self.n + judge.right)
+            self.plan.recall_ = (
+                found_among(wanted, pairs, self.n) / len(wanted) if len(wanted) else float("nan")
+            )
             widest = exact_margin(self.min_similarity)
-            if not self.plan.recall_ < self.plan.target_recall or self.plan.margin is not None or margin >= widest:
+            if (
+                not self.plan.recall_ < self.plan.target_recall
+                or self.plan.margin is not None
+                or margin >= widest
+            ):
                 break
             margin = min(widest, max(1.25 * margin, 0.02))
         self.plan._last = self._say(len(assigner.centres.fine), margin, visits, copies)
@@ -155,7 +169,9 @@ class _Run:
 
     def _say(self, cells: int, margin: float, visits: float, copies: Copies) -> str:
         text = f"join in {cells:,} cells, {visits:.1f} visits a row (margin {margin:.3f})"
-        text += f", {int((copies.size - 1).sum()):,} rows equal to others joined once" if len(copies.size) else ""
+        text += (
+            f", {int((copies.size - 1).sum()):,} rows equal to others joined once" if len(copies.size) else ""
+        )
         if self.exact:
             return "exact " + text
         if self.plan.recall_ is not None:
@@ -173,15 +189,17 @@ class _Run:
         self._advance("rows")
         return Copies(found["copy"], found["original"])
 
-    def _truth(self) -> tuple[list[IntArray], ImagePairs]:
+    def _truth(self) -> tuple[tuple[IntArray, IntArray], ImagePairs]:
         """Two samples of rows, and the exact join's pairs that touch them."""
         size = 0 if self.exact else min(self.plan.recall_sample, self.n // 2)
-        drawn = np.random.default_rng([self.plan.seed, 1]).choice(self.n, 2 * size, replace=False)
-        rows = [np.sort(drawn[:size]), np.sort(drawn[size:])]
+        rows = disjoint_samples(self.n, size, self.plan.seed)
 
         def make() -> dict[str, Any]:
             found = join.exact_row_join(
-                self.vectors, drawn, self.min_similarity, progress=lambda k, of: self._show("truth", k / of)
+                self.vectors,
+                np.concatenate(rows),
+                self.min_similarity,
+                progress=lambda k, of: self._show("truth", k / of),
             )
             return {"left": found.left, "right": found.right, "similarity": found.similarity}
 
@@ -204,48 +222,62 @@ class _Run:
         return Centres(**found)
 
     def _join(self, assigner: Assigner, copies: Copies, margin: float) -> tuple[ImagePairs, float]:
-        name, left_out = f"{margin:.9f}", copies.left_out(self.n)
-        starts = range(0, self.n, BLOCK)
-        for k, lo in enumerate(starts):
-            part = f"assign-{name}-{k}"
-            if not self.work.has(part):
-                ids = np.arange(lo, min(self.n, lo + BLOCK))
-                self.work.save(part, **_of_some(assigner, self.raw, ids, left_out[ids], margin)._asdict())
-            self._show("assign", (k + 1) / len(starts))
-        self._advance("assign")
+        """All pairs at this margin, and how many cells a row visits."""
+        name = f"{margin:.9f}"
+        blocks = self._assign(assigner, copies, margin, name)
 
         def assigned() -> Iterator[Assigned]:
-            for k in range(len(starts)):
-                yield Assigned(**self.work.load(f"assign-{name}-{k}"))
+            for block in blocks:
+                yield Assigned(**self.work.load(block))
 
         members = Members(assigned, self.n, len(assigner.centres.fine))
-        tiles = Tiles(self.vectors, self.min_similarity - TOLERANCE)
-        chunks = members.chunks(256, 1 << 32)
-        parts, held = [f"pairs-{name}-{k}" for k in range(len(chunks))], 0
-
-        def one(k: int) -> int:
-            if not self.work.has(parts[k]):
-                found = scan(tiles, members, *chunks[k])
-                records = np.empty(len(found), RECORD)
-                for column in RECORD.names or ():
-                    records[column] = getattr(found, column)
-                self.work.save(parts[k], records=records)
-                return len(records)
-            return len(self.work.load(parts[k])["records"])
-
-        for k, count in enumerate(in_parallel(one, range(len(chunks))), 1):
-            held += count
-            join.check_budget(held, self.plan.max_pairs)
-            self._show("scan", k / len(chunks))
-        self._advance("scan")
         visits = len(members.visitors) / max(1, len(members.at_home))
-        del members
+        parts = self._scan(members, name)
+        del members  # their memory is wanted for sorting
         pairs = merge(
             lambda: (self.work.load(part)["records"] for part in parts),
             copies, self.n, self.work.folder, memory=self.budget, max_pairs=self.plan.max_pairs,
             keep=self.plan.work_dir is not None,
         )  # fmt: skip
         return pairs, visits
+
+    def _assign(self, assigner: Assigner, copies: Copies, margin: float, name: str) -> list[str]:
+        left_out, starts = copies.left_out(self.n), range(0, self.n, BLOCK)
+        blocks = [f"assign-{name}-{k}" for k in range(len(starts))]
+
+        def one(k: int) -> None:
+            if not self.work.has(blocks[k]):
+                ids = np.arange(starts[k], min(self.n, starts[k] + BLOCK))
+                self.work.save(
+                    blocks[k], **_of_some(assigner, self.raw, ids, left_out[ids], margin)._asdict()
+                )
+
+        for k, _ in enumerate(in_parallel(one, range(len(starts))), 1):
+            self._show("assign", k / len(starts))
+        self._advance("assign")
+        return blocks
+
+    def _scan(self, members: Members, name: str) -> list[str]:
+        tiles = Tiles(self.vectors, self.min_similarity - TOLERANCE)
+        chunks = members.chunks(256, 1 << 32)
+        parts, held = [f"pairs-{name}-{k}" for k in range(len(chunks))], 0
+
+        def one(k: int) -> int:
+            if self.work.has(parts[k]):
+                return len(self.work.load(parts[k])["records"])
+            found = scan(tiles, members, *chunks[k])
+            records = np.empty(len(found), RECORD)
+            for column in COLUMNS:
+                records[column] = getattr(found, column)
+            self.work.save(parts[k], records=records)
+            return len(records)
+
+        for k, count in enumerate(in_parallel(one, range(len(chunks))), 1):
+            held += count
+            join.check_budget(held, self.plan.max_pairs)
+            self._show("scan", k / len(chunks))
+        self._advance("scan")
+        return parts
 
     def _show(self, step: str, share: float) -> None:
         if self.progress:
@@ -254,6 +286,14 @@ class _Run:
     def _advance(self, step: str) -> None:
         self._show(step, 1.0)
         self.done = min(0.99, self.done + _SHARES[step])
+
+
+def _cells(n: int, exact: bool) -> int:
+    """A row is compared with 32 sqrt(cells) centres and about 5 n/cells rows: least work at cells = (5/16 n)^(2/3).
+
+    An exact join compares each row with all centres, and visits a share of all cells: fewer pay.
+    """
+    return max(1, round(2 * n**0.5 if exact else (0.3 * n) ** (2 / 3)))
 
 
 def make_none() -> dict[str, Any]:
@@ -273,16 +313,6 @@ def _of_some(assigner: Assigner, raw: Any, ids: IntArray, left_out: Any, margin:
 def _touching(pairs: ImagePairs, rows: IntArray) -> ImagePairs:
     inside = np.isin(pairs.left, rows) | np.isin(pairs.right, rows)
     return ImagePairs(pairs.left[inside], pairs.right[inside], pairs.similarity[inside])
-
-
-def _recall(pairs: ImagePairs, truth: ImagePairs) -> float:
-    """Share of ``truth`` among sorted ``pairs``; nan where it is empty."""
-    if not len(truth):
-        return float("nan")
-    low = np.searchsorted(pairs.left, truth.left)
-    high = np.searchsorted(pairs.left, truth.left, side="right")
-    found = [r in pairs.right[a:b] for a, b, r in zip(low, high, truth.right, strict=True)]
-    return float(np.mean(found))
 
 
 def _digest(vectors: Vectors) -> str:

@@ -44,7 +44,9 @@ def merge(
 
     def expanded() -> Iterable[ImagePairs]:
         for part in parts():
-            pairs = ImagePairs(part["left"].astype(np.int64), part["right"].astype(np.int64), part["similarity"])
+            pairs = ImagePairs(
+                part["left"].astype(np.int64), part["right"].astype(np.int64), part["similarity"]
+            )
             yield copies.expand(pairs, max_pairs)
         yield copies.inside()
 

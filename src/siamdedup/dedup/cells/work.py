@@ -51,7 +51,9 @@ class Work:
                 return {key: file[key] for key in file.files}
         except Exception as error:  # zip, zlib, header: whatever a damaged file breaks first
             problem = f"is damaged: {error}"
-            raise SiamdedupError(problem, where=str(path), remedy="delete this file, and run again") from error
+            raise SiamdedupError(
+                problem, where=str(path), remedy="delete this file, and run again"
+            ) from error
 
     def once(self, name: str, make: Any) -> dict[str, npt.NDArray[Any]]:
         """The arrays of ``make()``, computed unless they are there."""
@@ -69,7 +71,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             why = os.strerror(error.errno or 0)
             problem = f"cannot be written: {why}"
-            raise SiamdedupError(problem, where=str(folder), remedy=f"make room or name another folder, then {REMEDY}") from error
+            raise SiamdedupError(
+                problem, where=str(folder), remedy=f"make room or name another folder, then {REMEDY}"
+            ) from error
         raise
 
 
