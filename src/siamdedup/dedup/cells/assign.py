@@ -1,22 +1,23 @@
 """Which cell a row is at home in, and which it visits: the row's side of the join.
 
-A row is at home in the cell whose centre is most similar to it, and visits every other cell that it lies close to: let
-c be the centre of its home and b another one, then x visits b where
+A row is at home in the cell whose centre is most similar to it, and visits other cells that it lies close to. Two rows
+are compared if they are at home in one cell, or if one of them visits the other's home. Let c be the centre of x's
+home and b another one:
 
-    x·c - x·b <= margin * |c - b|,
-
-that is, where x lies within ``margin`` of the hyperplane that separates both. Two rows are compared if they are at
-home in one cell, or if one of them visits the other's home.
+- in an **exact** join x visits b where (x·c - x·b) <= margin * |c - b|, that is, where x lies within ``margin`` of the
+  hyperplane that separates both, or on its far side;
+- else where x·c - x·b <= margin * (mean distance of c to its nearest centres): nearly as good, and without a
+  distance for each candidate.
 
 **Exactness.** Let x be at home in c and y in b, with an angle t between them. Let u be the angle of x to that
 hyperplane, positive on the side of c, and v that of y, positive on the side of b; sin u = (x·c - x·b)/|c - b|. The
 angle to a hyperplane changes by no more than the angle that one moves (it is 1-Lipschitz on the sphere), so u + v <= t
 and one of both is at most t/2: x visits b, or y visits c, where margin = sin(t/2) and every cell is on the shortlist.
-Homes need not be nearest for this. So every pair of rows within t is compared, and the join is exact. (The bisector
-bound as metric indexes use it, Hetland 2009, looks from one side, and asks for sin t.)
+Homes need not be nearest for this. So every pair of rows within t is compared. (The bisector bound as metric indexes
+use it, Hetland 2009, looks from one side, and asks for sin t.)
 
-**Otherwise** the margin may be smaller: in many dimensions a near duplicate seldom lies in the direction of just
-that hyperplane. ``effort`` measures on pairs of the catalogue itself how small.
+**Otherwise** the margin is smaller than any bound: in many dimensions a near duplicate seldom lies in the direction of
+just that hyperplane. ``effort`` measures on the catalogue itself how small it may be.
 """
 
 from __future__ import annotations
@@ -40,9 +41,6 @@ BLOCK = (
     1 << 18
 )  # rows assigned together: 64 MB at 128 dimensions in bfloat16, and as much for their candidates
 MAX_VISITS = 48  # of one row, unless the join is exact
-_WIDEST = (
-    1.6  # cells farther apart than this are not visited, unless the join is exact: they share next to nothing
-)
 
 
 class Assigned(NamedTuple):
@@ -63,8 +61,10 @@ class Assigner:
     def __init__(self, centres: Centres, exact: bool = False) -> None:
         self.centres, self.exact = centres, exact
         self._table: torch.Tensor | None = None
-        self._widest = 2.0 if exact else _WIDEST
-        self._slack = (centres.fine.shape[1] + 16) * 2.0**-22 if exact else 0.0
+        # How far away the centres are that a row visits at most, by the cell it is at home in.
+        self._scale = np.full(len(centres.fine), 2, np.float32) if exact else centres.spread
+        # Of two rounded products and a distance.
+        self._slack = np.float32((centres.fine.shape[1] + 16) * 2.0**-22 if exact else 0)
 
     def __call__(self, raw: Stored, ids: IntArray, margin: float) -> Assigned:
         """Rows ``ids`` of ``raw`` (see ``kernels.bits``), by the calling thread alone."""
@@ -75,7 +75,7 @@ class Assigner:
         kind = np.uint16 if count <= 1 << 16 else np.int64  # 16 bits are sorted in linear time
         order = np.argsort(group.astype(kind), kind="stable")  # codes row * probes + probe, by group
         ends = np.searchsorted(group[order], np.arange(count + 1))
-        cells, reach, found = self._cells(tiles), np.float32(margin * self._widest + self._slack), []
+        cells, found = self._cells(tiles), []
         for g in np.flatnonzero(np.diff(ends)):
             here, listed = order[ends[g] : ends[g + 1]], self.centres.shortlist[g]
             columns = cells if len(listed) == len(self.centres.fine) else pick(cells, listed, COLUMN_STEP)
@@ -83,8 +83,11 @@ class Assigner:
                 entry = here[lo : lo + ROWS]
                 picked = pick(rows, entry // probes, ROW_STEP)
                 scores = tiles.scores(picked, len(entry), columns, len(listed))
-                # How far below the best score another can be, and its cell still be visited: ``reach``.
-                found.append(_Candidates(entry, *_candidates(scores, listed, reach)))
+                found.append(
+                    _Candidates(
+                        entry, *_candidates(scores, listed, self._scale, np.float32(margin), self._slack)
+                    )
+                )
         return self._unite(found, len(ids), margin)
 
     def groups_of(self, raw: Stored, ids: IntArray) -> IntArray:
@@ -121,8 +124,8 @@ class Assigner:
         cap = len(self.centres.fine) if self.exact else MAX_VISITS
         home, visited = np.empty(n, np.int32), np.empty(n, np.int32)
         used = _settle(
-            start, count, probes, cell, score, self.centres.fine, np.float32(margin), np.float32(self._widest),
-            np.float32(self._slack), cap, home, visited,
+            start, count, probes, cell, score, self.centres.fine, self._scale, np.float32(margin), self._slack,
+            self.exact, cap, home, visited,
         )  # fmt: skip
         return Assigned(home, visited, cell[:used].copy())
 
@@ -211,8 +214,8 @@ def _best(scores, columns, count):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _candidates(scores, listed, reach):  # type: ignore[no-untyped-def]
-    """Of each row the cells whose score is at most ``reach`` below its best: (count, cell, score)."""
+def _candidates(scores, listed, scale, margin, slack):  # type: ignore[no-untyped-def]
+    """Of each row the cells whose score is near enough to its best to be visited: (count, cell, score)."""
     columns, width, used = listed.shape[0], scores.shape[2], 0
     room = 32 * scores.shape[0] + columns
     cell, score = np.empty(room, np.int32), np.empty(room, np.float32)
@@ -224,7 +227,7 @@ def _candidates(scores, listed, reach):  # type: ignore[no-untyped-def]
             more_cell[:used], more_score[:used] = cell[:used], score[:used]
             cell, score = more_cell, more_score
         at, before = _row_best(scores[i], columns), used
-        least = value(scores[i, at // width, at % width]) - reach
+        least = value(scores[i, at // width, at % width]) - (margin * scale[listed[at]] + slack)
         for q in range(scores.shape[1]):
             if not value(_largest(scores[i, q])) >= least:
                 continue
@@ -247,7 +250,7 @@ def distance(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _settle(start, count, probes, cell, score, fine, margin, widest, slack, cap, home, visited):  # type: ignore[no-untyped-def]
+def _settle(start, count, probes, cell, score, fine, scale, margin, slack, exact, cap, home, visited):  # type: ignore[no-untyped-def]
     """Homes and numbers of visits of all rows; the visits themselves replace the first of ``cell``. Returns how many."""
     out = np.empty(cell.shape[0], np.int32)
     used = 0
@@ -262,15 +265,15 @@ def _settle(start, count, probes, cell, score, fine, margin, widest, slack, cap,
         for p in range(row * probes, (row + 1) * probes):
             for k in range(start[p], start[p] + count[p]):
                 behind = best - score[k]
-                if cell[k] == own or behind > margin * widest + slack:
+                apart = scale[own]
+                if exact:
+                    apart = distance(fine[own], fine[cell[k]])
+                if cell[k] == own or behind > margin * apart + slack:
                     continue
                 again = False
                 for other in range(found):
                     again |= near[other] == cell[k]
-                if again:
-                    continue
-                apart = distance(fine[own], fine[cell[k]])
-                if behind <= margin * min(apart, widest) + slack and apart <= widest + slack:
+                if not again:
                     near[found], gap[found] = cell[k], behind
                     found += 1
         if found > cap:

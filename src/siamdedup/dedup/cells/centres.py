@@ -21,6 +21,7 @@ SAMPLE_PER_CELL = 20
 PROBES = 4
 GROUPS_PER_ROOT = 12  # groups of centres: this many times the root of their number
 SHORTLIST_PER_ROOT = 4  # and the shortlist of each, so that finding the groups and then the cells cost alike
+NEIGHBOURS = 8
 _BLOCK = 16_384
 
 
@@ -29,11 +30,13 @@ class Centres(NamedTuple):
     fine: float32 (cells, d), unit rows: the cells.
     groups: float32 (g, d), unit rows.
     shortlist: int32 (g, m), the cells that rows of a group are compared with, ascending.
+    spread: float32 (cells,), mean distance of a centre to its nearest others: cells are small where vectors are dense.
     """
 
     fine: FloatArray
     groups: FloatArray
     shortlist: npt.NDArray[np.int32]
+    spread: FloatArray
 
     @property
     def probes(self) -> int:
@@ -62,7 +65,7 @@ class Centres(NamedTuple):
         length = min(len(fine), shortlist or int(SHORTLIST_PER_ROOT * root))
         if length == len(fine):
             everything = np.arange(length, dtype=np.int32)[None]
-            return cls(fine, fine[:1], everything)
+            return cls(fine, fine[:1], everything, _spread(fine))
         count = min(len(fine), int(GROUPS_PER_ROOT * root))
         groups, owner = _kmeans(fine, count, np.random.default_rng(seed))
         order = np.argsort(owner, kind="stable")
@@ -72,7 +75,21 @@ class Centres(NamedTuple):
             members = torch.from_numpy(fine[inside] if len(inside) else groups[g : g + 1])
             best = (members @ columns).amax(0)
             near[g] = best.topk(length).indices.sort().values.numpy()
-        return cls(fine, groups, near)
+        return cls(fine, groups, near, _spread(fine))
+
+
+def _spread(fine: FloatArray) -> FloatArray:
+    import torch
+
+    out, columns = np.full(len(fine), 1.0, np.float32), torch.from_numpy(fine).T
+    for lo in range(0, len(fine), 1024):
+        nearest = (torch.from_numpy(fine[lo : lo + 1024]) @ columns).topk(
+            min(1 + NEIGHBOURS, len(fine)), dim=1
+        )
+        out[lo : lo + 1024] = (
+            (2 - 2 * nearest.values[:, 1:]).clamp(min=0).sqrt().mean(1).nan_to_num(1.0).numpy()
+        )
+    return np.maximum(out, 1e-3)
 
 
 def sample_rows(n: int, count: int, rng: np.random.Generator) -> IntArray:

@@ -20,7 +20,7 @@ Float64Array = npt.NDArray[np.float64]
 def margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
     """float64 (m,): the least margin at which each pair of rows left[i], right[i] is compared; inf: at none.
 
-    0 where both are at home in one cell.
+    Of a join that is not exact. 0 where both are at home in one cell.
     """
     out = np.empty(len(left))
     for lo in range(0, len(left), _BLOCK):
@@ -37,13 +37,11 @@ def _margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
         sides.append((unit, assigner(raw, rows, 0.0).home, assigner.groups_of(raw, rows)))
     least = np.full(len(left), np.inf)
     for (unit, home, groups), (_, other, _) in (sides, sides[::-1]):
-        apart = np.linalg.norm(fine[home] - fine[other], axis=1)
-        gap = ((fine[home] - fine[other]) * unit).sum(1)
-        ratio = np.divide(gap, apart, out=np.zeros(len(gap), np.float32), where=apart > 0)
+        gap = ((fine[home] - fine[other]) * unit).sum(1) / assigner.centres.spread[home]
         seen = np.zeros(len(least), bool)
         for group in groups.T:
             seen |= (assigner.centres.shortlist[group] == other[:, None]).any(1)
-        least = np.where(seen, np.minimum(least, np.maximum(ratio, 0)), least)
+        least = np.where(seen, np.minimum(least, np.maximum(gap, 0)), least)
     return np.where(sides[0][1] == sides[1][1], 0.0, least)
 
 
@@ -53,20 +51,20 @@ def choose_margin(
     """The margin at which a share ``target`` of the true pairs is compared, and nearly as many at the very threshold.
 
     Counted by true pairs alone, the near ones of a few dense families would outvote the far ones. So rows of the
-    catalogue, turned by the threshold's angle in the direction of another row, are asked as well: at most twice as many
-    of them as ``target`` allows may be missed.
+    catalogue, turned by the threshold's angle in the direction of another row, are asked as well: at most three times as
+    many of them as ``target`` allows may be missed.
 
     Args:
         pairs: true pairs of a sample.
         target: 0..1.
 
     Returns:
-        At most the margin at which the join is exact on a full shortlist.
+        At most 1.
     """
     aim = 1 - (1 - target) / 2  # what is met on one sample may be missed on another
     known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), aim)
-    turned = _quantile(displaced(assigner, raw, min_similarity, seed), 1 - 2 * (1 - target))
-    return min(max(known, turned), exact_margin(min_similarity))
+    turned = _quantile(displaced(assigner, raw, min_similarity, seed), 1 - 3 * (1 - target))
+    return max(known, turned)
 
 
 def exact_margin(min_similarity: float) -> float:

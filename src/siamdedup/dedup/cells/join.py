@@ -30,6 +30,7 @@ from siamdedup.types import FloatArray, IntArray
 VERSION = 1  # raise it when the same vectors and settings give other parts
 EXACT_BELOW = 30_000  # rows; below, every pair is looked at in a second or two
 MIN_SIMILARITY = 0.05  # below, near everything is a pair, and cells are of no use
+WIDEST = 0.4  # margin; beyond it rows visit so many cells that nothing is won
 _SHARES = {
     "rows": 0.02,
     "truth": 0.13,
@@ -145,9 +146,11 @@ class _Run:
         if self.exact:
             margin = exact_margin(self.min_similarity - TOLERANCE)
         elif margin is None:
+            plan = self.plan
             margin = choose_margin(
-                assigner, self.raw, learn, self.min_similarity, self.plan.target_recall, self.plan.seed
+                assigner, self.raw, learn, self.min_similarity, plan.target_recall, plan.seed
             )
+            margin = min(WIDEST, margin)
         while True:
             pairs, visits = self._join(assigner, copies, float(np.float32(margin)))
             if self.exact or not self.plan.recall_sample:
@@ -156,14 +159,13 @@ class _Run:
             self.plan.recall_ = (
                 found_among(wanted, pairs, self.n) / len(wanted) if len(wanted) else float("nan")
             )
-            widest = exact_margin(self.min_similarity)
             if (
                 not self.plan.recall_ < self.plan.target_recall
                 or self.plan.margin is not None
-                or margin >= widest
+                or margin >= WIDEST
             ):
                 break
-            margin = min(widest, max(1.25 * margin, 0.02))
+            margin = min(WIDEST, max(1.25 * margin, 0.02))
         self.plan._last = self._say(len(assigner.centres.fine), margin, visits, copies)
         return pairs
 
