@@ -91,7 +91,7 @@ def relisted(
     catalog = plant(whole, cache, fraction=0.36, seed=1000 + seed, progress=False)
     made = extract(model, catalog, cache / "promises", progress=False)
     joined = exact_self_join(made.vectors, float(to_similarity(radius, model.distance)))
-    pairs = product_pairs(catalog, made.image_rows, joined, distance=model.distance)
+    pairs = product_pairs(catalog, made.image_rows, {"embedding": joined}, distance=model.distance)
     family = image_families(catalog)[made.image_rows]
     cross = family[joined.left] != family[joined.right]
     words = np.array(["same", "variant", "different"])

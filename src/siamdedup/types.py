@@ -208,9 +208,9 @@ class OperatingPoint:
         return cls(**values)
 
 
-STAGES = ("same image", "same bytes", "fingerprint", "embedding")
+STAGES = ("same image", "same bytes", "fingerprint", "geometry", "embedding")
 """Stages of the cascade, the strongest evidence first: one entry of the catalogue, two files of the same bytes, agreeing
-fingerprints of enough detail, near embeddings."""
+fingerprints of enough detail, local features that show a copy, near embeddings."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+from siamdedup.cli.cascading import optional
 from siamdedup.cli.measuring import resolve_precision
 from siamdedup.cli.training import build_datamodule, build_objective
+from siamdedup.dedup.cascade import USES
+from siamdedup.dedup.lookalike import FingerprintRule
 from siamdedup.errors import ConfigError
 from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_multirun
 
@@ -24,6 +28,7 @@ GROUPS = sorted(
     p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("experiment", "sweep", "debug")
 )
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
+DEDUP_GROUPS = ("fingerprint", "geometry")  # of dedup.yaml alone
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 OVERLAYS = [(g, p.stem) for g in ("sweep", "debug") for p in sorted((CONF / g).glob("*.yaml"))]
 
@@ -37,8 +42,26 @@ def fill(option: str) -> list[str]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda v: v)
 def test_every_option_composes_and_resolves(configure: Configure, group: str, option: str) -> None:
-    config = configure("train", f"{group}={option}", "data.source=products.csv", *fill(option))
-    plain(config)
+    if group in DEDUP_GROUPS:
+        plain(configure("dedup", f"{group}={option}"))
+    else:
+        plain(configure("train", f"{group}={option}", "data.source=products.csv", *fill(option)))
+
+
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in (*DEDUP_GROUPS, "index")])
+def test_every_stage_of_the_cascade_builds_or_is_left_out(
+    configure: Configure, group: str, option: str
+) -> None:
+    stage = optional(configure("dedup", f"{group}={option}")[group])
+    assert (stage is None) == (option == "none")
+
+
+def test_a_fingerprints_use_is_all_that_its_options_differ_in(configure: Configure) -> None:
+    candidates, trusted = (
+        optional(configure("dedup", f"fingerprint={use}").fingerprint) for use in USES[::-1]
+    )
+    assert (candidates.use, candidates.rule) == ("candidates", FingerprintRule())
+    assert replace(candidates, use="trusted") == trusted
 
 
 @pytest.mark.parametrize("option", [o for g, o in OPTIONS if g == "loss"])

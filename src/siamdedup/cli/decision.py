@@ -101,12 +101,20 @@ def decide(
     found: ImagePairs,
     pairs: ProductPairs,
     radius: float,
+    *,
+    alias: IntArray | None = None,
+    settled: Decision | None = None,
 ) -> Decision:
     """Take the ``starting_point`` to this catalogue: its own prior, its own candidates.
 
     With ``prior=catalog`` a threshold that was tuned for a precision is chosen anew, so that this precision is
     expected among the candidates that the join returned (``found`` of pictures and ``pairs`` of products, all within
     ``radius``); where that cannot be had, the threshold stays and a warning says so.
+
+    Args:
+        embeddings: of the joined pictures, of which ``found`` names rows: representatives, where there is ``alias``.
+        alias: as for ``product_pairs``.
+        settled: a decision whose threshold and warnings stand: only what is expected of the pairs is told anew.
     """
     threshold, point = start
     if config.prior not in ("catalog", "validation"):
@@ -115,17 +123,22 @@ def decide(
     here = _candidates(family, found, model.distance)
     kept = model.evidence.get("false_matches")
     curve = FalseMatchCurve.from_dict(kept) if kept else None
-    probability = _probability(config, model, curve, here, catalog, embeddings, fingerprints, pairs, radius)
-    weight = picture_pair_weight(pairs)
+    probability = _probability(
+        config, model, curve, here, catalog, embeddings, fingerprints, pairs, radius, alias
+    )
+    weight = picture_pair_weight(pairs, alias)
     if point is None:
         source = "given by hand"
     elif point.certificate is not None:
         source = "proven by review"
     else:
         source = "tuned on validation"
-    warnings = []
+    warnings: list[str] = []
+    if settled is not None:
+        threshold, source = settled.threshold, settled.source
     goal = point.precision_goal if point is not None and point.certificate is None else None
-    if goal is not None and config.prior == "catalog" and (probability is not None or curve is not None):
+    chosen_here = goal is not None and config.prior == "catalog" and settled is None
+    if goal is not None and chosen_here and (probability is not None or curve is not None):
         try:
             if probability is not None:
                 threshold = threshold_by_probability(pairs.distance, probability, weight, goal, radius)
@@ -150,6 +163,8 @@ def decide(
         warnings += _certificate_warnings(point, catalog)
     elif point is not None:
         lines["false picture pairs to expect"] = expected_false(point, curve, threshold, here.n_pairs)
+    if settled is not None:
+        return Decision(threshold, source, lines, settled.warnings, probability, point)
     for warning in warnings:
         log.warning("%s", warning)
     return Decision(threshold, source, lines, tuple(warnings), probability, point)
@@ -165,6 +180,7 @@ def _probability(
     fingerprints: Mapping[str, Fingerprints],
     pairs: ProductPairs,
     radius: float,
+    alias: IntArray | None,
 ) -> FloatArray | None:
     """float32 (n_pairs,): chance that each merge is right, for this catalogue's share of duplicates.
 
@@ -179,7 +195,12 @@ def _probability(
     fusion = FusionModel.from_dict(kept)
     prints = fingerprints if set(fusion.names) - {BEST} else None
     evidence = product_evidence(
-        catalog, embeddings, pairs, fingerprints=prints, max_families_per_image=config.max_families_per_image
+        catalog,
+        embeddings,
+        pairs,
+        fingerprints=prints,
+        alias=alias,
+        max_families_per_image=config.max_families_per_image,
     )
     odds = fusion.prior / (1 - fusion.prior) * more
     return fusion.with_prior(odds / (1 + odds)).probability(evidence).astype(np.float32)

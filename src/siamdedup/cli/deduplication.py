@@ -1,4 +1,4 @@
-"""``deduplicate(config)``: embed, join, drop same-family pairs, group, write."""
+"""``deduplicate(config)``: embed, find candidate pairs stage by stage, decide, group, write."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.progress import Progress
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.opening import CatalogSettings, open_catalog
 from siamdedup.catalog.table import catalog_hash
-from siamdedup.cli.decision import decide, starting_point
+from siamdedup.cli.cascading import cascade_of, find_and_decide, stage_lines, stages_table
+from siamdedup.cli.decision import starting_point
 from siamdedup.cli.pictures import catalog_settings, embedding_feature, judge_unusable, run_pass
 from siamdedup.dedup.groups import duplicate_groups
-from siamdedup.dedup.index import Index
-from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.metrics import product_metrics, verdicts
-from siamdedup.dedup.output import write_duplicates_json
-from siamdedup.dedup.products import hot_images, product_pairs
+from siamdedup.dedup.output import FORMATS, write_duplicates
+from siamdedup.dedup.products import hot_images
 from siamdedup.dedup.tables import write_groups_parquet, write_pairs_parquet
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import embeddings_of
+from siamdedup.errors import ConfigError
 from siamdedup.files import write_json
 from siamdedup.fingerprint.feature import FingerprintFeature
 from siamdedup.fingerprint.hashes import fingerprints_of
 from siamdedup.imagepass.feature import Feature
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
-from siamdedup.types import Catalog, Embeddings
-from siamdedup.utils.hydra import build, require
+from siamdedup.types import Catalog
+from siamdedup.utils.hydra import require
 from siamdedup.utils.quiet import quiet
-from siamdedup.verification.distances import to_similarity
 
 
 def deduplicate(config: DictConfig) -> dict[str, Any]:
@@ -52,6 +50,10 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "out": "e.g. out=found/",
     }
     require(config, usage, hints)
+    formats = [str(name) for name in config.formats]
+    if not formats or set(formats) - set(FORMATS):
+        raise ConfigError(f"are some of {', '.join(FORMATS)}, not {formats}", where="formats")
+    cascade = cascade_of(config)
     model = load_checkpoint(config.checkpoint)
     start = starting_point(config, model)
     radius = max(start[0], config.candidate_distance or 0.0)
@@ -66,29 +68,25 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         remedy="picture paths start from the table's folder; name another with root=FOLDER",
     )  # fmt: skip
     embeddings = embeddings_of(pictures["embedding"], model)
-    prints = fingerprints_of(pictures["fingerprints"])
-    index: Index = build(config.index)
-    found = _join(index, embeddings, float(to_similarity(radius, model.distance)))
-    every = product_pairs(
-        catalog,
-        embeddings.image_rows,
-        {"embedding": found},
-        distance=model.distance,
-        max_families_per_image=config.max_families_per_image,
-    )
-    decision = decide(config, model, start, catalog, embeddings, prints, found, every, radius)
+    prints = fingerprints_of(pictures["fingerprints"], ("dhash", "phash", "pdq"))
+    decided = find_and_decide(
+        config, cascade, model, start, catalog, embeddings, prints, pictures["embedding"].arrays["digest"],
+        radius=radius, ledger=ledger, folder=out / "cache",
+    )  # fmt: skip
+    candidates, every, decision = decided.candidates, decided.pairs, decided.decision
     threshold, chance = decision.threshold, decision.probability
     inside = every.distance <= threshold
     pairs = every.take(inside)
     groups = duplicate_groups(catalog, pairs)
-    for row in hot_images(catalog, config.max_families_per_image):
+    hot = hot_images(catalog, config.max_families_per_image, alias=candidates.alias)
+    for row in hot:
         ledger.add(
             "",
             -1,
             catalog.image_paths[int(row)].as_py(),
             "placeholder image: shown by too many families to pair",
         )
-    write_duplicates_json(out / "duplicates.json", catalog, pairs, include_empty=config.include_empty)
+    files = write_duplicates(out, catalog, pairs, formats, include_empty=config.include_empty)
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs, None if chance is None else chance[inside])
     write_groups_parquet(out / "groups.parquet", catalog, groups)
     write_pairs_parquet(out / "candidates.parquet", catalog, every, chance)
@@ -100,7 +98,9 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "families": catalog.n_families,
         "distinct pictures": catalog.n_images,
         "pictures embedded": len(embeddings.image_rows),
-        "candidate picture pairs": len(found.left),
+        "joined pictures": len(candidates.embeddings.image_rows),
+        "hot pictures left out": len(hot),
+        "candidate picture pairs": len(candidates.united()),
         "duplicate product pairs": len(pairs),
         "products with a duplicate": with_duplicates,
         "duplicate groups": groups.n_groups,
@@ -108,7 +108,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "chains prevented": groups.chains_prevented,
         **decision.lines,
         **{f"warning {k}": text.splitlines()[0] for k, text in enumerate(decision.warnings, 1)},
-        "join": index.describe(),
+        "join": "left out" if cascade.index is None else cascade.index.describe(),
     }
     truth = product_metrics(catalog, pairs) if len(catalog.relisted) else None
     if truth:
@@ -124,7 +124,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         point=decision.point,
         threshold=threshold,
         distance=model.distance,
-        counts=counts,
+        counts={**counts, **stage_lines(candidates.stages)},
         tiles={
             name: counts[name]
             for name in (
@@ -142,11 +142,14 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         warnings=decision.warnings,
         subtitle=f"{config.catalog}: the same product listed under different families",
     )
-    write_json(out / "summary.json", {**counts, "truth": truth})
+    stages = [stage.to_dict() for stage in candidates.stages]
+    write_json(out / "summary.json", {**counts, "truth": truth, "stages": stages})
     if model.evidence.get("rows"):
         comparison_table(model.evidence["rows"])
     point_table(decision.point, "the threshold was given by hand")
-    counts_table("Duplicates", {**counts, "JSON": str(out / "duplicates.json"), "page": str(page)}, ledger)
+    stages_table(candidates.stages)
+    written = {name.upper(): str(path) for name, path in files.items()}
+    counts_table("Duplicates", {**counts, **written, "page": str(page)}, ledger)
     judge_unusable(config, catalog, pictures["embedding"], out)
     return counts
 
@@ -170,13 +173,3 @@ def run_facts(
         "threshold": threshold,
         "radius": radius,
     }
-
-
-def _join(index: Index, embeddings: Embeddings, min_similarity: float) -> ImagePairs:
-    with Progress(transient=True) as bar:
-        task = bar.add_task("Joining", total=None)
-        return index.self_join(
-            embeddings.vectors,
-            min_similarity,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )

@@ -2,7 +2,8 @@
 
 The columns, all float32, and all the same whichever product comes first:
 
-    best_similarity      cosine of their most similar two pictures, -1..1; exactly 1 for the same picture
+    best_similarity      cosine of their most similar two pictures, -1..1; exactly 1 for the same picture, and where
+                         an earlier stage says that it is the same (a pair at distance 0)
     mean_best_similarity each picture of either product has a best similarity to the other's; their mean (the
                          symmetric Chamfer similarity)
     pictures             log(1 + n), n the pictures of the product that has fewer
@@ -50,6 +51,7 @@ def product_evidence(
     *,
     fingerprints: Mapping[str, Fingerprints] | None = None,
     bias: FloatArray | None = None,
+    alias: IntArray | None = None,
     max_families_per_image: int = 1000,
     block: int = _BLOCK,
 ) -> Evidence:
@@ -64,6 +66,8 @@ def product_evidence(
         bias: float (n,), one per vector of ``embeddings``; without it there are no columns of it. A background
             that holds the pictures of some pairs makes those pairs look generic by themselves; where the known
             matches are never among them, a fit learns that, and not what is generic.
+        alias: as for ``product_pairs``: a picture has its representative's vector and fingerprints, and two of the same
+            bytes count as one.
         max_families_per_image: as for ``product_pairs``, so that both leave out the same pictures.
         block: pairs of pictures held at once. Memory is bounded by it, or by the two products of one pair.
 
@@ -76,7 +80,8 @@ def product_evidence(
     if bias is not None and (bias.shape != embeddings.image_rows.shape or not np.isfinite(bias).all()):
         raise ValueError(f"bias must be finite, one per vector, not {bias.shape}")
     sources = _Sources(catalog, embeddings, fingerprints or {}, bias)
-    looks = _Looks.of(catalog, embeddings, np.union1d(pairs.left, pairs.right), max_families_per_image)
+    products = np.union1d(pairs.left, pairs.right)
+    looks = _Looks.of(catalog, embeddings, products, max_families_per_image, alias)
     left, right = looks.of_product[pairs.left], looks.of_product[pairs.right]
     if (looks.width[left] == 0).any() or (looks.width[right] == 0).any():
         raise ValueError("a product of a pair shows no embedded picture")
@@ -86,15 +91,19 @@ def product_evidence(
     values = np.empty((len(key), len(names)), np.float32)
     for rows, grid in looks.grids(*np.divmod(key, n), block):
         values[rows] = np.stack([column.astype(np.float32) for column in sources.columns(grid)], 1)
-    return Evidence(names, values[back.reshape(-1)], tuple(name for name in names if _rises(name)))
+    values = values[back.reshape(-1)]
+    values[pairs.distance == 0, names.index(BEST)] = 1
+    return Evidence(names, values, tuple(name for name in names if _rises(name)))
 
 
-def picture_pair_weight(pairs: ProductPairs) -> npt.NDArray[np.float64]:
+def picture_pair_weight(pairs: ProductPairs, alias: IntArray | None = None) -> npt.NDArray[np.float64]:
     """float64 (n,): 1 over the number of product pairs that the same two pictures are the nearest of.
 
-    The sizes of one colour show one picture: what is seen once is counted once.
+    The sizes of one colour show one picture: what is seen once is counted once. Given ``alias`` (as for
+    ``product_pairs``), so are pictures of the same bytes.
     """
-    first, second = np.sort(np.stack([pairs.left_image, pairs.right_image]), axis=0)
+    images = np.stack([pairs.left_image, pairs.right_image])
+    first, second = np.sort(images if alias is None else alias[images], axis=0)
     _, back, count = np.unique(np.stack([first, second], 1), axis=0, return_inverse=True, return_counts=True)
     return 1.0 / count[back.reshape(-1)]
 
@@ -151,10 +160,19 @@ class _Looks:
     rows: IntArray
 
     @classmethod
-    def of(cls, catalog: Catalog, embeddings: Embeddings, products: IntArray, max_families: int) -> _Looks:
+    def of(
+        cls,
+        catalog: Catalog,
+        embeddings: Embeddings,
+        products: IntArray,
+        max_families: int,
+        alias: IntArray | None,
+    ) -> _Looks:
         vector = np.full(catalog.n_images, -1, np.int64)
         vector[embeddings.image_rows] = np.arange(len(embeddings.image_rows))
-        vector[hot_images(catalog, max_families)] = -1
+        if alias is not None:
+            vector = vector[alias]
+        vector[hot_images(catalog, max_families, alias=alias)] = -1
         local = np.full(catalog.n_products, -1, np.int64)
         local[products] = np.arange(len(products))
         owner, shown = local[catalog.product_of_entry()], vector[catalog.image_index]

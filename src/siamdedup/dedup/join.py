@@ -106,13 +106,13 @@ def _strips(vectors: Vectors, minimum: float, tile: int, device: str) -> Iterato
     if device != "cpu":
         from siamdedup.dedup.device import DeviceTiles
 
-        there = DeviceTiles(vectors, minimum, tile, device)
-        for i in range(len(there)):
-            first, parts = there[i], []
-            for j in range(i, len(there)):
-                found = there.pairs(first, first if i == j else there[j], upper=i == j)
-                parts.append(ImagePairs(found.left + i * tile, found.right + j * tile, found.similarity))
-            yield parts
+        device_tiles = DeviceTiles(vectors, minimum, tile, device)
+        for i in range(len(device_tiles)):
+            first, some = device_tiles[i], []
+            for j in range(i, len(device_tiles)):
+                found = device_tiles.pairs(first, first if i == j else device_tiles[j], upper=i == j)
+                some.append(ImagePairs(found.left + i * tile, found.right + j * tile, found.similarity))
+            yield some
         return
     from siamdedup.dedup.kernels import UPPER
     from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
@@ -168,9 +168,9 @@ def _row_parts(
         there = DeviceTiles(vectors, minimum, tile, device)
         for lo in range(0, len(rows), tile):
             ids = rows[lo : lo + tile]
-            queries = there.load(vectors[ids], ids)
+            asked = there.load(vectors[ids], ids)
             for j in range(len(there)):
-                found = there.pairs(queries, there[j], upper=False)
+                found = there.pairs(asked, there[j], upper=False)
                 yield ImagePairs(ids[found.left], found.right + j * tile, found.similarity)
         return
     from siamdedup.dedup.kernels import ALL

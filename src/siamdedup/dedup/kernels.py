@@ -49,13 +49,13 @@ def narrow(value, like):  # type: ignore[no-untyped-def]
 
 
 @overload(narrow, inline="always")
-def _narrow(value, like):  # type: ignore[no-untyped-def]
-    def bfloat16(value, like):  # type: ignore[no-untyped-def]
+def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def bfloat16(value, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
         u = np.float32(value).view(np.uint32)
         odd = np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(1))
         return np.uint16(np.uint32(u + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
-    return bfloat16 if like == types.uint16 else (lambda value, like: value)
+    return bfloat16 if like == types.uint16 else (lambda value, like: value)  # noqa: ARG005
 
 
 @njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
@@ -135,7 +135,8 @@ def _not_finite(x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _any_passing(scores, floor):  # type: ignore[no-untyped-def]
+def any_passing(scores, floor):  # type: ignore[no-untyped-def]
+    """Whether one of a run of scores is at least ``floor``: no branch inside, so it is compiled to wide instructions."""
     found = False
     for k in range(scores.shape[0]):
         found |= scores[k] >= floor
@@ -182,7 +183,7 @@ def tile_pairs(scores, columns, floor, raw, row_ids, column_ids, minimum, first,
         a = np.int64(row_ids[i])
         for q in range(scores.shape[1]):
             chunk = scores[i, q]
-            if not _any_passing(chunk, floor):
+            if not any_passing(chunk, floor):
                 continue
             for k in range(chunk.shape[0]):
                 j = q * chunk.shape[0] + k

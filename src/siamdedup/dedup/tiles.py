@@ -32,7 +32,8 @@ ROW_STEP, COLUMN_STEP = 32, CHUNK
 _ROOM = 1 << 16  # pairs written at once, a row's columns at least
 _NO_CELLS = (0, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint32))
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Found(NamedTuple):
@@ -85,7 +86,7 @@ class Tiles:
                         scores, len(ids), self.floor, self.raw, some, ids, self.minimum, first, out, which, cells
                     )  # fmt: skip
                     if count:
-                        yield Found(*(column[:count].copy() for column in out))
+                        yield Found(out[0][:count].copy(), out[1][:count].copy(), out[2][:count].copy())
 
     def scores(
         self, rows: torch.Tensor, n_rows: int, columns: torch.Tensor, n_columns: int
@@ -112,7 +113,7 @@ class Tiles:
                 np.empty(_ROOM, np.int64),
                 np.empty(_ROOM, np.float32),
             )
-        return self._local.room  # type: ignore[no-any-return]
+        return self._local.room
 
 
 def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], half: bool) -> torch.Tensor:

@@ -30,7 +30,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from siamdedup.dedup.cells.centres import Centres
-from siamdedup.dedup.kernels import Stored
+from siamdedup.dedup.kernels import Stored, any_passing
 from siamdedup.dedup.tiles import COLUMN_STEP, ROW_STEP, ROWS, Tiles, ready_rows, up_to
 from siamdedup.types import FloatArray, IntArray
 
@@ -41,17 +41,18 @@ BLOCK = (
     1 << 18
 )  # rows assigned together: 64 MB at 128 dimensions in bfloat16, and as much for their candidates
 MAX_VISITS = 48  # of one row, unless the join is exact
+RUN = 32  # scores looked at together
 
 
 class Assigned(NamedTuple):
     """Attributes:
     home: int32 (n,), the cell of each row.
-    count: int32 (n,), cells that it visits.
-    visits: int32 (sum of counts,), those cells, row after row.
+    n_visits: int32 (n,), how many cells it visits.
+    visits: int32 (sum of n_visits,), those cells, row after row.
     """
 
     home: npt.NDArray[np.int32]
-    count: npt.NDArray[np.int32]
+    n_visits: npt.NDArray[np.int32]
     visits: npt.NDArray[np.int32]
 
 
@@ -117,8 +118,8 @@ class Assigner:
         start, count = np.zeros(n * probes, np.int64), np.zeros(n * probes, np.int32)
         cell, score, at = np.empty(total, np.int32), np.empty(total, np.float32), 0
         for part in found:
-            start[part.entry] = at + np.cumsum(part.count) - part.count
-            count[part.entry] = part.count
+            start[part.entry] = at + np.cumsum(part.brought) - part.brought
+            count[part.entry] = part.brought
             cell[at : at + len(part.cell)], score[at : at + len(part.cell)] = part.cell, part.score
             at += len(part.cell)
         cap = len(self.centres.fine) if self.exact else MAX_VISITS
@@ -134,7 +135,7 @@ class _Candidates(NamedTuple):
     """Of some (row, probe) codes: how many cells each brings, and these cells with their scores."""
 
     entry: IntArray
-    count: npt.NDArray[np.int32]
+    brought: npt.NDArray[np.int32]
     cell: npt.NDArray[np.int32]
     score: FloatArray
 
@@ -169,6 +170,20 @@ def _value(score):  # type: ignore[no-untyped-def]
     if score == types.int16:
         return lambda score: np.uint32(np.uint32(np.uint16(score)) << np.uint32(16)).view(np.float32)
     return lambda score: score
+
+
+def floor_of(least, like):  # type: ignore[no-untyped-def]
+    """A value as scores are stored, rounded down."""
+    raise NotImplementedError
+
+
+@overload(floor_of, inline="always")
+def _floor_of(least, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def bfloat16(least, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        # Positive bfloat16 values are ordered as their bits are.
+        return np.int16(np.float32(least).view(np.uint32) >> np.uint32(16)) if least > 0 else np.int16(0)
+
+    return bfloat16 if like == types.int16 else (lambda least, like: least)  # noqa: ARG005
 
 
 @njit(nogil=True, cache=True, fastmath={"nnan"})
@@ -227,15 +242,19 @@ def _candidates(scores, listed, scale, margin, slack):  # type: ignore[no-untype
             more_cell[:used], more_score[:used] = cell[:used], score[:used]
             cell, score = more_cell, more_score
         at, before = _row_best(scores[i], columns), used
-        least = value(scores[i, at // width, at % width]) - (margin * scale[listed[at]] + slack)
+        best = scores[i, at // width, at % width]
+        least = value(best) - (margin * scale[listed[at]] + slack)
+        floor = floor_of(np.float32(least), best)
         for q in range(scores.shape[1]):
-            if not value(_largest(scores[i, q])) >= least:
-                continue
-            for k in range(width):
-                j = q * width + k
-                if j < columns and value(scores[i, q, k]) >= least:
-                    cell[used], score[used] = listed[j], value(scores[i, q, k])
-                    used += 1
+            for lo in range(0, width, RUN):
+                run = scores[i, q, lo : lo + RUN]
+                if not any_passing(run, floor):
+                    continue
+                for k in range(RUN):
+                    j = q * width + lo + k
+                    if j < columns and run[k] >= floor:
+                        cell[used], score[used] = listed[j], value(run[k])
+                        used += 1
         count[i] = used - before
     return count, cell[:used].copy(), score[:used].copy()
 

@@ -59,7 +59,9 @@ class Copies:
     """Gives the pairs of the copies that were left out of a join."""
 
     def __init__(self, copy: IntArray, original: IntArray) -> None:
-        self.original, first, count = np.unique(original, return_index=True, return_counts=True)
+        """As ``equal_rows`` gives them."""
+        self.copy, self.of_copy = copy, original
+        self.original, count = np.unique(original, return_counts=True)
         # Members of a class: the original, then its copies.
         self.size = count + 1
         self.start = np.cumsum(self.size) - self.size
@@ -68,7 +70,6 @@ class Copies:
         inside = np.ones(len(self.member), bool)
         inside[self.start] = False
         self.member[inside] = copy
-        del first
 
     def left_out(self, n: int) -> BoolArray:
         """bool (n,): the copies."""
@@ -76,6 +77,11 @@ class Copies:
         out[self.member] = True
         out[self.original] = False
         return out
+
+    def of(self, row: int) -> IntArray:
+        """The copies of a row that was joined."""
+        low, high = np.searchsorted(self.of_copy, [row, row + 1])
+        return self.copy[low:high]
 
     def count_inside(self) -> int:
         """Pairs of equal rows."""

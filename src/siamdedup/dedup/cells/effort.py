@@ -11,7 +11,7 @@ from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.kernels import Stored, unit_rows
 from siamdedup.types import FloatArray
 
-TURNED = 4000  # rows that are turned by the threshold's angle
+TURNED = 4000  # rows that are turned
 _BLOCK = 1 << 12
 
 Float64Array = npt.NDArray[np.float64]
@@ -48,23 +48,19 @@ def _margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
 def choose_margin(
     assigner: Assigner, raw: Stored, pairs: ImagePairs, min_similarity: float, target: float, seed: int
 ) -> float:
-    """The margin at which a share ``target`` of the true pairs is compared, and nearly as many at the very threshold.
+    """The margin at which a share ``target`` of pairs is compared: of true ones, and of such of any similarity.
 
     Counted by true pairs alone, the near ones of a few dense families would outvote the far ones. So rows of the
-    catalogue, turned by the threshold's angle in the direction of another row, are asked as well: at most three times as
-    many of them as ``target`` allows may be missed.
+    catalogue, turned in the direction of another row to a similarity drawn evenly from the threshold to 1, are asked as
+    well.
 
     Args:
         pairs: true pairs of a sample.
         target: 0..1.
-
-    Returns:
-        At most 1.
     """
     aim = 1 - (1 - target) / 2  # what is met on one sample may be missed on another
     known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), aim)
-    turned = _quantile(displaced(assigner, raw, min_similarity, seed), 1 - 3 * (1 - target))
-    return max(known, turned)
+    return max(known, _quantile(displaced(assigner, raw, min_similarity, seed), target))
 
 
 def exact_margin(min_similarity: float) -> float:
@@ -73,7 +69,7 @@ def exact_margin(min_similarity: float) -> float:
 
 
 def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int) -> Float64Array:
-    """``margins`` of random rows and themselves turned by the threshold's angle towards other random rows."""
+    """``margins`` of random rows and themselves turned towards other random rows, as ``choose_margin`` says."""
     rng = np.random.default_rng([seed, 3])
     rows = np.sort(rng.choice(len(raw), min(TURNED, len(raw)), replace=False))
     unit = np.empty((len(rows), raw.shape[1]), np.float32)
@@ -83,7 +79,8 @@ def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int)
     length = np.linalg.norm(aside, axis=1, keepdims=True)
     good = length[:, 0] > 1e-3
     aside = aside[good] / length[good]
-    turned = min_similarity * unit[good] + np.sqrt(1 - min_similarity**2) * aside
+    cosine = rng.uniform(min_similarity, 1, (len(aside), 1))
+    turned = cosine * unit[good] + np.sqrt(1 - cosine**2) * aside
     return margins(assigner, unit[good], turned.astype(np.float32))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from numba import njit
 from siamdedup.dedup.cells.assign import Assigned
 from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.kernels import CELL, UPPER
-from siamdedup.dedup.tiles import COLUMNS, Tiles
+from siamdedup.dedup.tiles import COLUMNS, Found, Tiles
 from siamdedup.types import IntArray
 
 MAX_ROWS = 2**32 - 1  # rows are numbered in 32 bits here
@@ -27,7 +26,7 @@ class Members:
         visitors, visit_start: so are its visitors.
     """
 
-    def __init__(self, parts: Iterator[Assigned] | Any, n: int, n_cells: int) -> None:
+    def __init__(self, parts: Callable[[], Iterable[Assigned]], n: int, n_cells: int) -> None:
         """``parts``: called twice, gives the blocks of all n rows in their order."""
         self.n_cells = n_cells
         self.home = np.empty(n, np.int32)
@@ -40,7 +39,7 @@ class Members:
         self.visitors = np.empty(self.visit_start[-1], np.uint32)
         free, lo = self.visit_start[:-1].copy(), 0
         for part in parts():
-            _fill(part.count, part.visits, lo, free, self.visitors)
+            _fill(part.n_visits, part.visits, lo, free, self.visitors)
             lo += len(part.home)
         at_home = np.bincount(self.home[self.home >= 0], minlength=n_cells)
         self.home_start = np.concatenate([[0], np.cumsum(at_home)])
@@ -66,7 +65,7 @@ class Members:
 
 def scan(tiles: Tiles, members: Members, first: int, last: int) -> ImagePairs:
     """The pairs that belong to cells first..last-1, in no order."""
-    parts = []
+    parts: list[Found] = []
     for cell in range(first, last):
         home = members.rows_at_home(cell)
         if not len(home):

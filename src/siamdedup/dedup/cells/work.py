@@ -41,7 +41,7 @@ class Work:
     def save(self, name: str, **arrays: npt.NDArray[Any]) -> None:
         """Whole or not at all. Raises SiamdedupError where the disk is full."""
         with disk_errors(self.folder), atomic_write(self.folder / f"{name}.npz") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def load(self, name: str) -> dict[str, npt.NDArray[Any]]:
         """Raises SiamdedupError where the part was damaged since."""

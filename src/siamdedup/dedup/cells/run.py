@@ -1,0 +1,251 @@
+"""The steps of a join in cells, each done once and kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from siamdedup.dedup import join
+from siamdedup.dedup.cells.assign import BLOCK, Assigned, Assigner
+from siamdedup.dedup.cells.centres import SAMPLE_PER_CELL, Centres, sample_rows
+from siamdedup.dedup.cells.copies import Copies, equal_rows
+from siamdedup.dedup.cells.effort import choose_margin, exact_margin
+from siamdedup.dedup.cells.merge import COLUMNS, RECORD, merge
+from siamdedup.dedup.cells.scan import Members, scan
+from siamdedup.dedup.cells.work import Work
+from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, Vectors
+from siamdedup.dedup.kernels import bits, unit_rows
+from siamdedup.dedup.recall import disjoint_samples, found_among
+from siamdedup.dedup.tiles import Tiles, in_parallel
+from siamdedup.types import BoolArray, FloatArray, IntArray
+
+VERSION = 1  # raise it when the same vectors and settings give other parts
+WIDEST = 0.4  # margin; beyond it rows visit so many cells that nothing is won
+_SHARES = {
+    "rows": 0.02,
+    "truth": 0.13,
+    "cells": 0.05,
+    "assign": 0.40,
+    "scan": 0.40,
+}  # of the time, for the bar
+
+
+class Plan(Protocol):
+    """What of a ``CellJoin``'s settings the steps look at."""
+
+    target_recall: float
+    cells: int | None
+    memory_gb: float
+    max_pairs: int | None
+    recall_sample: int
+    margin: float | None
+    seed: int
+    work_dir: str | None
+
+
+class Run:
+    """One join: its steps, each done once and kept in the folder."""
+
+    def __init__(
+        self, plan: Plan, vectors: Vectors, min_similarity: float, folder: Path, progress: Progress | None
+    ) -> None:
+        self.plan, self.vectors, self.raw, self.n = plan, vectors, bits(vectors), len(vectors)
+        self.min_similarity, self.progress, self.done = min_similarity, progress, 0.0
+        self.exact, self.said = plan.target_recall == 1, ""
+        self.recall: float | None = None
+        join.check_rows(vectors)
+        self.cells = min(self.n, plan.cells or _cells(self.n, self.exact))
+        identity = {
+            "version": VERSION, "vectors": _digest(vectors), "min_similarity": min_similarity, "cells": self.cells,
+            "target_recall": plan.target_recall, "recall_sample": plan.recall_sample, "margin": plan.margin,
+            "seed": plan.seed,
+        }  # fmt: skip
+        self.work = Work(folder, identity)
+        self.budget = int(plan.memory_gb * 2**30)
+
+    def __call__(self) -> ImagePairs:
+        plan, copies, (learn, judge) = self.plan, self.copies(), self.truth()
+        assigner = Assigner(self.centres(copies), self.exact)
+        margin = self.margin(assigner, learn)
+        wanted = np.sort(judge.left * self.n + judge.right)
+        while True:
+            pairs, visits = self._join(assigner, copies, margin)
+            if self.exact or not plan.recall_sample:
+                break
+            self.recall = found_among(wanted, pairs, self.n) / len(wanted) if len(wanted) else float("nan")
+            enough = not self.recall < plan.target_recall
+            if enough or plan.margin is not None or margin >= WIDEST:
+                break
+            margin = _single(min(WIDEST, max(1.25 * margin, 0.02)))
+        self.said = self._say(len(assigner.centres.fine), margin, visits, copies)
+        return pairs
+
+    def margin(self, assigner: Assigner, learn: ImagePairs) -> float:
+        if self.exact:
+            return _single(exact_margin(self.min_similarity - TOLERANCE))
+        plan = self.plan
+        if plan.margin is not None:
+            return _single(plan.margin)
+        chosen = choose_margin(assigner, self.raw, learn, self.min_similarity, plan.target_recall, plan.seed)
+        return _single(min(WIDEST, chosen))
+
+    def _say(self, cells: int, margin: float, visits: float, copies: Copies) -> str:
+        text = f"join in {cells:,} cells, {visits:.1f} visits a row (margin {margin:.3f})"
+        text += (
+            f", {int((copies.size - 1).sum()):,} rows equal to others joined once" if len(copies.size) else ""
+        )
+        if self.exact:
+            return "exact " + text
+        if self.recall is not None:
+            text += (
+                f", candidate recall {self.recall:.4f} (pairs of {self.plan.recall_sample:,} sampled rows)"
+            )
+            if self.recall < self.plan.target_recall:
+                text += f", below the {self.plan.target_recall} that was asked for"
+        return text
+
+    def copies(self) -> Copies:
+        def make() -> dict[str, IntArray]:
+            copy, original = equal_rows(self.raw)
+            return {"copy": copy, "original": original}
+
+        found = self.work.once("copies", make)
+        self._advance("rows")
+        return Copies(found["copy"], found["original"])
+
+    def truth(self) -> tuple[ImagePairs, ImagePairs]:
+        """The exact join's pairs that touch one sample of rows, to learn from, and another, to judge by."""
+        size = 0 if self.exact else min(self.plan.recall_sample, self.n // 2)
+        rows = disjoint_samples(self.n, size, self.plan.seed)
+
+        def make() -> dict[str, Any]:
+            found = join.exact_row_join(
+                self.vectors,
+                np.concatenate(rows),
+                self.min_similarity,
+                progress=lambda k, of: self._show("truth", k / of),
+            )
+            return {"left": found.left, "right": found.right, "similarity": found.similarity}
+
+        found = ImagePairs.concatenate([])
+        if size:
+            found = ImagePairs(**self.work.once("truth", make))
+        self._advance("truth")
+        return _touching(found, rows[0]), _touching(found, rows[1])
+
+    def centres(self, copies: Copies) -> Centres:
+        def make() -> dict[str, Any]:
+            rng = np.random.default_rng([self.plan.seed, 2])
+            rows = sample_rows(self.n, SAMPLE_PER_CELL * self.cells, rng)
+            rows = rows[~copies.left_out(self.n)[rows]]
+            sample: FloatArray = np.empty((len(rows), self.raw.shape[1]), np.float32)
+            unit_rows(self.raw, rows, sample)
+            whole = self.cells if self.exact else None
+            return Centres.train(sample, self.cells, self.plan.seed, shortlist=whole)._asdict()
+
+        found = self.work.once("centres", make)
+        self._advance("cells")
+        return Centres(**found)
+
+    def _join(self, assigner: Assigner, copies: Copies, margin: float) -> tuple[ImagePairs, float]:
+        """All pairs at this margin, and how many cells a row visits."""
+        members = self.members(assigner, copies, margin)
+        visits = len(members.visitors) / max(1, len(members.at_home))
+        parts = self._scan(members, f"{margin:.9f}")
+        del members  # their memory is wanted for sorting
+        pairs = merge(
+            lambda: (self.work.load(part)["records"] for part in parts),
+            copies, self.n, self.work.folder, memory=self.budget, max_pairs=self.plan.max_pairs,
+            keep=self.plan.work_dir is not None,
+        )  # fmt: skip
+        return pairs, visits
+
+    def members(self, assigner: Assigner, copies: Copies, margin: float) -> Members:
+        left_out, starts = copies.left_out(self.n), range(0, self.n, BLOCK)
+        blocks = [f"assign-{margin:.9f}-{k}" for k in range(len(starts))]
+
+        def one(k: int) -> None:
+            if not self.work.has(blocks[k]):
+                ids = np.arange(starts[k], min(self.n, starts[k] + BLOCK))
+                self.work.save(
+                    blocks[k], **_of_some(assigner, self.raw, ids, left_out[ids], margin)._asdict()
+                )
+
+        for k, _ in enumerate(in_parallel(one, range(len(starts))), 1):
+            self._show("assign", k / len(starts))
+        self._advance("assign")
+
+        def assigned() -> Iterator[Assigned]:
+            for block in blocks:
+                yield Assigned(**self.work.load(block))
+
+        return Members(assigned, self.n, len(assigner.centres.fine))
+
+    def _scan(self, members: Members, name: str) -> list[str]:
+        tiles = Tiles(self.vectors, self.min_similarity - TOLERANCE)
+        chunks = members.chunks(256, 1 << 32)
+        parts, held = [f"pairs-{name}-{k}" for k in range(len(chunks))], 0
+
+        def one(k: int) -> int:
+            if self.work.has(parts[k]):
+                return len(self.work.load(parts[k])["records"])
+            found = scan(tiles, members, *chunks[k])
+            records = np.empty(len(found), RECORD)
+            for column in COLUMNS:
+                records[column] = getattr(found, column)
+            self.work.save(parts[k], records=records)
+            return len(records)
+
+        for k, count in enumerate(in_parallel(one, range(len(chunks))), 1):
+            held += count
+            join.check_budget(held, self.plan.max_pairs)
+            self._show("scan", k / len(chunks))
+        self._advance("scan")
+        return parts
+
+    def _show(self, step: str, share: float) -> None:
+        if self.progress:
+            self.progress(min(999, int(1000 * (self.done + share * _SHARES[step]))), 1000)
+
+    def _advance(self, step: str) -> None:
+        self._show(step, 1.0)
+        self.done = min(0.99, self.done + _SHARES[step])
+
+
+def _cells(n: int, exact: bool) -> int:
+    """A row is compared with 32 sqrt(cells) centres and about 5 n/cells rows: least work at cells = (5/16 n)^(2/3).
+
+    An exact join compares each row with all centres, and visits a share of all cells: fewer pay.
+    """
+    return max(1, round(2 * n**0.5 if exact else (0.3 * n) ** (2 / 3)))
+
+
+def _single(value: float) -> float:
+    """As the kernels see it, so that its parts are found again."""
+    return float(np.float32(value))
+
+
+def _of_some(assigner: Assigner, raw: Any, ids: IntArray, left_out: BoolArray, margin: float) -> Assigned:
+    """The assignment of rows ``ids``; those left out are at home nowhere."""
+    inside = np.flatnonzero(~left_out)
+    found = assigner(raw, ids[inside], margin)
+    home, n_visits = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
+    home[inside], n_visits[inside] = found.home, found.n_visits
+    return Assigned(home, n_visits, found.visits)
+
+
+def _touching(pairs: ImagePairs, rows: IntArray) -> ImagePairs:
+    inside = np.isin(pairs.left, rows) | np.isin(pairs.right, rows)
+    return ImagePairs(pairs.left[inside], pairs.right[inside], pairs.similarity[inside])
+
+
+def _digest(vectors: Vectors) -> str:
+    """Of the shape, the type and every value."""
+    digest = xxhash.xxh3_128(repr((vectors.shape, vectors.dtype.str)).encode())
+    for lo in range(0, len(vectors), 1 << 18):
+        digest.update(np.ascontiguousarray(vectors[lo : lo + (1 << 18)]).data)
+    return digest.hexdigest()
