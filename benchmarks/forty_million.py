@@ -129,10 +129,7 @@ def run(folder: Path, memory_gb: float) -> None:
         return result
 
     begun = time.perf_counter()
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    n = len(vectors)
-    index = CellJoin(memory_gb=memory_gb, work_dir=str(folder / "work"))
-    shown = [time.perf_counter()]
+    shown, index = [begun], CellJoin(memory_gb=memory_gb, work_dir=str(folder / "work"))
 
     def progress(done: int, total: int) -> None:
         if time.perf_counter() - shown[0] > 10:
@@ -140,14 +137,18 @@ def run(folder: Path, memory_gb: float) -> None:
             line = f"  {done / total:.1%} {shown[0] - begun:.0f} s, {peak_gib():.2f} GiB"
             print(line, file=sys.stderr, flush=True)
 
-    found = timed("join", lambda: index.self_join(vectors, THRESHOLD, progress))
-    del vectors
+    def joined() -> Any:
+        return index.self_join(np.load(folder / "vectors.npy", mmap_mode="r"), THRESHOLD, progress)
+
+    found = timed("join", joined)
     print(index.describe(), file=sys.stderr, flush=True)
 
     def catalog() -> Catalog:
+        labels = np.load(folder / "labels.npy")
+        n = len(labels)
         ids = numbered(n)
         every = np.arange(n + 1)
-        return Catalog(ids, ids, np.load(folder / "labels.npy"), ids, every, every[:-1], Path("."))
+        return Catalog(ids, ids, labels, ids, every, every[:-1], Path("."))
 
     products = timed("catalogue", catalog)
     pairs = timed(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-K = 64  # neighbours asked for by those that know no range search
+K = 256  # neighbours asked for by those that know no range search: look-alike families have up to 200 members
 CORES = os.cpu_count() or 1
 BLOCK = 4096  # queries at a time
 Pairs = tuple[np.ndarray, np.ndarray]

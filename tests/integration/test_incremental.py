@@ -33,13 +33,9 @@ Configure = Callable[..., DictConfig]
 Rows = list[tuple[str, str, str]]
 FILES = ("duplicates.json", "pairs.parquet", "groups.parquet", "candidates.parquet")
 RUN = (
-    "workers=0",
-    "batch_size=8",
-    "max_distance=0.02",
-    "candidate_distance=0.05",
-    "device=cpu",
-    "page_pairs=2",
-)
+    "workers=0", "batch_size=8", "max_distance=0.02", "candidate_distance=0.05", "device=cpu", "page_pairs=2",
+    "recall_sample=0",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +87,7 @@ def ids(path: Path, names: Iterable[str]) -> Path:
 def assert_same_files(a: Path, b: Path) -> None:
     for name in FILES:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert read_run(a)["catalog_hash"] == read_run(b)["catalog_hash"]
 
 
 def test_updates_give_the_files_of_full_runs(configure: Configure, shop: Path, tmp_path: Path) -> None:
@@ -98,7 +95,8 @@ def test_updates_give_the_files_of_full_runs(configure: Configure, shop: Path, t
     base_rows = rows_of(shop) + copies(range(3))
     base = table(shop, tmp_path, "base", base_rows)
     out = tmp_path / "found"
-    full(configure, shop, out, base)
+    counts = full(configure, shop, out, base)
+    assert counts["candidate picture pairs"] > 50, "or there is nothing to keep"
     before = read_duplicates_json(out / "duplicates.json")
     assert before["C0"] == ["P0-0"]
 
@@ -183,7 +181,7 @@ def test_a_query_answers_as_the_run_would(
     assert all(m.distance <= 0.05 + 1e-6 for m in found)
     everything = finder.find(shop / "images/copy2.png", k=100, max_distance=2)
     assert len(everything) == finder.catalog.n_products
-    assert everything[: len(found)] == found or len(found) == 10
+    assert everything[: len(found)] == found
     assert finder.find(shop / "images/copy2.png", k=3, max_distance=2) == everything[:3]
     pixels = cv2.imread(str(shop / "images/copy2.png"))[:, :, ::-1]
     assert finder.find(np.ascontiguousarray(pixels)) == found
@@ -205,7 +203,7 @@ def test_a_query_answers_as_the_run_would(
     query(configure("dedup", f"out={out}", asked))
     assert "the same" in capsys.readouterr().out
     query(configure("dedup", f"out={out}", f"++query={stranger}"))
-    assert "new, none of 25" in capsys.readouterr().out
+    assert "new: none of 25 products" in capsys.readouterr().out
 
     update(configure, out, f"remove={ids(tmp_path / 'gone.csv', ['C2'])}")
     assert "C2" not in {m.product_id for m in Finder.open(out).find(shop / "images/copy2.png")}
@@ -270,13 +268,8 @@ def test_ids_to_remove_are_read_as_they_stand(tmp_path: Path, text: str, expecte
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [
-        ("", "cannot be read|no id"),
-        ("\n\n", "cannot be read|no id"),
-        ("a,b\n1,2\n", "no column"),
-        ("productId\n", "no id"),
-    ],
-)
+    [("", "cannot be read|no id"), ("\n\n", "cannot be read|no id"), ("a,b\n1,2\n", "no column"), ("productId\n", "no id")],
+)  # fmt: skip
 def test_no_ids_are_an_error(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "ids.csv"
     path.write_text(text)

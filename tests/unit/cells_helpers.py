@@ -3,6 +3,9 @@
 import numpy as np
 from dedup_helpers import clustered
 
+from siamdedup.dedup.cells import run
+from siamdedup.dedup.cells.join import CellJoin
+from siamdedup.dedup.cells.scan import Members
 from siamdedup.dedup.join import TOLERANCE
 
 KINDS = (
@@ -47,9 +50,13 @@ def drawn(kind, n, dim, seed, dtype=np.float32):
     return x.astype(dtype)
 
 
+def unit64(vectors):
+    x = np.asarray(vectors, np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def cosines(vectors):
-    x = vectors.astype(np.float64)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = unit64(vectors)
     return x @ x.T
 
 
@@ -91,3 +98,33 @@ def planted(n=4000, dim=32, copies=300, seed=0, dtype=np.float16):
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     x[-copies:] = cosine[:, None] * x[:copies] + np.sqrt(1 - cosine**2)[:, None] * aside
     return x.astype(dtype), cosine
+
+
+# A join in a folder, in many small parts.
+RESULT = ("left.npy", "right.npy", "similarity.npy")
+VECTORS = planted(1200, seed=5)[0]
+VECTORS[100:130] = VECTORS[100]  # a few copies
+
+
+def split_in_many(monkeypatch):
+    chunks = Members.chunks
+    monkeypatch.setattr(run, "BLOCK", 200)
+    monkeypatch.setattr(Members, "chunks", lambda self, most, scores: chunks(self, most, 1500))
+
+
+def plan(folder, **options):
+    return CellJoin(
+        **{"target_recall": 0.95, "cells": 40, "recall_sample": 200, "work_dir": str(folder), **options}
+    )
+
+
+def join(folder, progress=None, **options):
+    return plan(folder, **options).self_join(VECTORS, 0.8, progress)
+
+
+def parts(folder):
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npz")}
+
+
+def content(folder):
+    return {name: (folder / name).read_bytes() for name in RESULT}

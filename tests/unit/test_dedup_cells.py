@@ -41,10 +41,10 @@ def test_exact_equals_pair_by_pair(kind, n, dim, cells, seed, threshold, dtype):
     assert "exact" in index.describe()
 
 
-@pytest.mark.parametrize(("n", "cells"), [(103, 12), (114, 21), (91, 13), (97, 28), (35, 25)])
-def test_exact_however_many_centres_the_training_gives(n, cells):
+@pytest.mark.parametrize(("n", "cells", "seed"), [(100, 12, 3), (60, 20, 7), (100, 10, 9), (60, 20, 13)])
+def test_exact_however_many_centres_the_training_gives(n, cells, seed):
     """Shares of cells are rounded: there may be more than asked for, and a row is compared with all of them."""
-    vectors = drawn("arc", n, 2, 5)
+    vectors = drawn("arc", n, 2, seed)
     assert_exact(CellJoin(1, cells=cells).self_join(vectors, 0.05), vectors, 0.05)
 
 
@@ -58,15 +58,15 @@ def test_exact_beyond_the_visits_that_others_may_make(kind):
 
 
 def test_exact_where_all_rows_are_equal():
-    vectors = np.repeat(drawn("uniform", 1, 5, 0), 600, axis=0)
-    for cells in (1, 2, 10):
-        assert len(CellJoin(1, cells=cells).self_join(vectors, 1.0)) == 600 * 599 // 2
-        assert len(CellJoin(cells=cells).self_join(vectors, 0.9)) == 600 * 599 // 2
+    vectors = np.repeat(drawn("uniform", 1, 5, 0), 300, axis=0)
+    for cells in (1, 3):
+        assert len(CellJoin(1, cells=cells).self_join(vectors, 1.0)) == 300 * 299 // 2
+        assert len(CellJoin(cells=cells).self_join(vectors, 0.9)) == 300 * 299 // 2
 
 
 def test_exact_and_below_whatever_multiplies(monkeypatch):
     """bfloat16 or float32, one thread or three: the exact join is the same, the other one a part of it."""
-    vectors, _ = planted(2500, dtype=np.float32)
+    vectors, _ = planted(2000, dtype=np.float32)
     wanted = exact_self_join(vectors, 0.8)
     assert len(wanted) > 1000
     for half in (True, False):
@@ -102,10 +102,10 @@ def test_finds_planted_duplicates_at_every_similarity(target):
 
 
 def test_recall_is_that_of_rows_that_did_not_decide():
-    vectors, _ = planted(2500)
+    vectors, _ = planted(2000)
     index = CellJoin(0.9, cells=120, recall_sample=400, seed=7)
     pairs = index.self_join(vectors, 0.8)
-    learn, judge = disjoint_samples(2500, 400, 7)
+    learn, judge = disjoint_samples(2000, 400, 7)
     assert not set(learn) & set(judge)
     truth = naive_join(vectors, 0.8)
     touch = np.isin(truth.left, judge) | np.isin(truth.right, judge)
@@ -119,16 +119,16 @@ def test_recall_is_that_of_rows_that_did_not_decide():
 
 
 def test_effort_is_raised_until_recall_is_reached(monkeypatch):
-    vectors, _ = planted(2500)
+    vectors, _ = planted(2000)
     monkeypatch.setattr(run, "choose_margin", lambda *args: 0.0)  # as if the sample had misled
     joins, merge = [], run.merge
     monkeypatch.setattr(
         run, "merge", lambda *args, **options: joins.append(merge(*args, **options)) or joins[-1]
     )
-    index = CellJoin(0.95, cells=120)
+    index = CellJoin(0.99, cells=120)
     pairs = index.self_join(vectors, 0.8)
     assert len(joins) > 2
-    assert index.recall_ >= 0.95
+    assert index.recall_ >= 0.99
     for fewer, more in itertools.pairwise(joins):
         assert values(fewer).items() <= values(more).items()
     assert pairs is joins[-1]
@@ -136,7 +136,7 @@ def test_effort_is_raised_until_recall_is_reached(monkeypatch):
 
 
 def test_a_margin_that_was_given_is_kept_and_what_it_costs_is_said():
-    vectors, _ = planted(2500)
+    vectors, _ = planted(2000)
     index = CellJoin(0.95, cells=120, margin=0.0)
     few = index.self_join(vectors, 0.8)
     assert index.recall_ < 0.95
@@ -157,7 +157,7 @@ def test_any_target(target):
 
 
 def test_seeded_and_else_the_same():
-    vectors, _ = planted(2500)
+    vectors, _ = planted(2000)
     one, two, other = (CellJoin(0.9, cells=120, seed=seed).self_join(vectors, 0.8) for seed in (3, 3, 4))
     assert_same_pairs(one, two)
     assert values(one).keys() != values(other).keys()

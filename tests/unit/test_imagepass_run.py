@@ -185,6 +185,20 @@ def test_only_what_changed_is_computed_again(tmp_path: Path) -> None:
         assert np.array_equal(found.arrays[name], values)
 
 
+def test_a_catalogue_that_lost_its_last_pictures(tmp_path: Path) -> None:
+    """Its only block is then the beginning of a longer shard."""
+    source = make_catalog(tmp_path / "c")
+    run(read_catalog(source), tmp_path / "cache", shard_size=1000)
+    rows = [tuple(line.split(",")) for line in source.read_text().split()][1:]
+    write_rows(source, rows[:-3])  # type: ignore[arg-type]
+    catalog = read_catalog(source)
+    found = run(catalog, tmp_path / "cache", shard_size=1000)["sum"]
+    assert found.computed == 0
+    assert found.rows.tolist() == list(range(catalog.n_images))
+    for name, values in plain_loop(catalog, Sum()).items():
+        assert np.array_equal(found.arrays[name], values)
+
+
 def test_another_model_leaves_the_other_feature_alone(tiny_catalog: Path, tmp_path: Path) -> None:
     catalog = read_catalog(tiny_catalog)
     run(catalog, tmp_path, Sum(), Sum(name="other"))

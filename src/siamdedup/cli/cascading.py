@@ -82,7 +82,8 @@ def find_and_decide(
 
     The threshold is chosen by cosines alone, and stays: that fingerprints or geometry call pictures the same is no reason
     to merge more of the others. (Trusted fingerprints among them, Magento's threshold for a precision of 0.95 rises from
-    0.107 to 0.154, and the precision falls from 0.97 to 0.89.)
+    0.107 to 0.154, and the precision falls from 0.97 to 0.89.) Probabilities, too, are of cosines and fingerprints as they
+    are: what trusted fingerprints or geometry add is expected to be no better than it looks without them.
 
     Args:
         radius: distance of the loosest candidate that is kept.
@@ -139,14 +140,13 @@ def _decide(
         max_families_per_image=config.max_families_per_image,
     )
     evidence = {name: prints[name] for name in EVIDENCE}
-    united = near.united()
     decision = decide(
-        config, model, start, catalog, near.embeddings, evidence, united, every, radius,
+        config, model, start, catalog, near.embeddings, evidence, near.by_cosine().united(), every, radius,
         alias=near.alias, settled=settled,
     )  # fmt: skip
     merges = int((every.distance <= decision.threshold).sum())
     seconds = time.perf_counter() - began
-    report = StageReport("product", len(united), "pairs of pictures", merges, "product pairs", seconds)
+    report = StageReport("product", len(near.united()), "pairs of pictures", merges, "product pairs", seconds)
     return Decided(replace(near, stages=(*near.stages, report)), every, decision)
 
 

@@ -192,16 +192,19 @@ def query(config: DictConfig) -> list[Match]:
     if config.get("json"):
         print(json.dumps([asdict(match) for match in found], indent=2, ensure_ascii=False))
         return found
-    same = sum(match.same for match in found)
-    distance = finder.model.distance
-    title = f"{config.query}: {same} of {finder.catalog.n_products:,} products are the same" if same else (
-        f"{config.query}: new, none of {finder.catalog.n_products:,} products is the same"
-    )  # fmt: skip
-    table = Table(
-        title=escape(f"{title} ({distance} distance <= {finder.threshold:.4f})"), title_justify="left"
+    same, name = sum(match.same for match in found), Path(str(config.query)).name
+    whole, limit = finder.catalog.n_products, f"{finder.model.distance} distance <= {finder.threshold:.4f}"
+    told = (
+        f"{same} of {whole:,} products are the same"
+        if same
+        else f"new: none of {whole:,} products is the same"
     )
-    for name in ("product", "family", "distance", "", "picture"):
-        table.add_column(name, justify="right" if name == "distance" else "left", overflow="fold")
+    Console().print(escape(f"{name}: {told} ({limit})"), soft_wrap=True)
+    if not found:
+        return found
+    table = Table()
+    for column in ("product", "family", "distance", "", "picture"):
+        table.add_column(column, justify="right" if column == "distance" else "left", overflow="fold")
     for match in found:
         verdict = "[green]the same[/green]" if match.same else "another"
         table.add_row(

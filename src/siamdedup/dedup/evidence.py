@@ -2,8 +2,7 @@
 
 The columns, all float32, and all the same whichever product comes first:
 
-    best_similarity      cosine of their most similar two pictures, -1..1; exactly 1 for the same picture, and where
-                         an earlier stage says that it is the same (a pair at distance 0)
+    best_similarity      cosine of their most similar two pictures, -1..1; exactly 1 for the same picture
     mean_best_similarity each picture of either product has a best similarity to the other's; their mean (the
                          symmetric Chamfer similarity)
     pictures             log(1 + n), n the pictures of the product that has fewer
@@ -91,9 +90,7 @@ def product_evidence(
     values = np.empty((len(key), len(names)), np.float32)
     for rows, grid in looks.grids(*np.divmod(key, n), block):
         values[rows] = np.stack([column.astype(np.float32) for column in sources.columns(grid)], 1)
-    values = values[back.reshape(-1)]
-    values[pairs.distance == 0, names.index(BEST)] = 1
-    return Evidence(names, values, tuple(name for name in names if _rises(name)))
+    return Evidence(names, values[back.reshape(-1)], tuple(name for name in names if _rises(name)))
 
 
 def picture_pair_weight(pairs: ProductPairs, alias: IntArray | None = None) -> npt.NDArray[np.float64]:

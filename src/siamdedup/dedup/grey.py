@@ -60,8 +60,10 @@ def _may_pair(
     catalog: Catalog, alias: IntArray | None, left: IntArray, right: IntArray, max_families: int
 ) -> BoolArray:
     shown = ImageProducts.of(catalog, alias)
-    families = shown.families
-    several = (families[left] > 1) | (families[right] > 1)
-    label = catalog.labels[shown.product[shown.offsets[np.stack([left, right])]]]
-    usable = (families[left] <= max_families) & (families[right] <= max_families)
-    return np.asarray(usable & (several | (label[0] != label[1])))
+    images = np.stack([left, right])
+    families = shown.families[images]
+    usable: BoolArray = np.asarray(((families > 0) & (families <= max_families)).all(0))
+    several = (families[:, usable] > 1).any(0)
+    label = catalog.labels[shown.product[shown.offsets[images[:, usable]]]]
+    usable[usable] = several | (label[0] != label[1])
+    return usable

@@ -61,7 +61,7 @@ class Assigner:
 
     def __init__(self, centres: Centres, exact: bool = False) -> None:
         self.centres, self.exact = centres, exact
-        self._table: torch.Tensor | None = None
+        self._tables: dict[str, torch.Tensor] = {}
         # How far away the centres are that a row visits at most, by the cell it is at home in.
         self._scale = np.full(len(centres.fine), 2, np.float32) if exact else centres.spread
         # Of two rounded products and a distance.
@@ -76,7 +76,7 @@ class Assigner:
         kind = np.uint16 if count <= 1 << 16 else np.int64  # 16 bits are sorted in linear time
         order = np.argsort(group.astype(kind), kind="stable")  # codes row * probes + probe, by group
         ends = np.searchsorted(group[order], np.arange(count + 1))
-        cells, found = self._cells(tiles), []
+        cells, found = self._table(tiles, "cells", self.centres.fine), []
         for g in np.flatnonzero(np.diff(ends)):
             here, listed = order[ends[g] : ends[g + 1]], self.centres.shortlist[g]
             columns = cells if len(listed) == len(self.centres.fine) else pick(cells, listed, COLUMN_STEP)
@@ -100,16 +100,17 @@ class Assigner:
         count, out = len(self.centres.groups), [np.zeros((0, self.centres.probes), np.int64)]
         if count == 1:
             return np.zeros((n, 1), np.int64)
-        groups = tiles.rows_of(self.centres.groups)
+        groups = self._table(tiles, "groups", self.centres.groups)
         for lo in range(0, n, ROWS):
             scores = tiles.scores(rows[lo:], min(ROWS, n - lo), groups, count)
             out.append(_best(scores, count, self.centres.probes))
         return np.concatenate(out)
 
-    def _cells(self, tiles: _Scores) -> torch.Tensor:
-        if self._table is None:  # two threads may both make it: the same values
-            self._table = tiles.rows_of(self.centres.fine)
-        return self._table
+    def _table(self, tiles: _Scores, name: str, rows: FloatArray) -> torch.Tensor:
+        """Centres as the product takes them, made once (two threads may both make them: the same values)."""
+        if name not in self._tables:
+            self._tables[name] = ready_rows(np.ascontiguousarray(rows), np.arange(len(rows)), tiles.half)
+        return self._tables[name]
 
     def _unite(self, found: list[_Candidates], n: int, margin: float) -> Assigned:
         """Homes and visits from the candidates of every (row, probe)."""
@@ -146,9 +147,6 @@ class _Scores(Tiles):
     def __init__(self, raw: Stored, exact: bool) -> None:
         # The threshold decides on the kind of number alone here: any that suits bfloat16 will do.
         super().__init__(raw.view(np.float16) if raw.dtype == np.uint16 else raw, -1.0 if exact else 0.5)
-
-    def rows_of(self, centres: FloatArray) -> torch.Tensor:
-        return ready_rows(np.ascontiguousarray(centres), np.arange(len(centres)), self.half)
 
 
 def pick(rows: torch.Tensor, ids: npt.NDArray[Any], step: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from siamdedup.dedup.cells.run import VERSION
 from siamdedup.dedup.cells.work import disk_errors
 from siamdedup.dedup.join import TOLERANCE, Progress, Vectors
 from siamdedup.dedup.kernels import bits, cosine
+from siamdedup.dedup.tiles import one_thread_each
 from siamdedup.errors import ConfigError, SiamdedupError
 from siamdedup.files import atomic_write, write_json
 from siamdedup.types import FloatArray, IntArray
@@ -151,7 +152,8 @@ class CellIndex:
         if least < self.min_similarity:
             problem = f"the index holds for similarities of {self.min_similarity:g} and above, not {least:g}"
             raise ConfigError(problem, where="min_similarity", remedy=REMEDY + " for that similarity")
-        found = self._assigner(queries, np.arange(len(queries)), self.card["margin"])
+        with one_thread_each():  # waking others takes longer than the products of a query
+            found = self._assigner(queries, np.arange(len(queries)), self.card["margin"])
         ends = np.cumsum(found.n_visits)
         parts = []
         for k, query in enumerate(queries):
