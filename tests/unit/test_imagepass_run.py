@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -187,12 +188,13 @@ def test_only_what_changed_is_computed_again(tmp_path: Path) -> None:
 
 def test_a_catalogue_that_lost_its_last_pictures(tmp_path: Path) -> None:
     """Its only block is then the beginning of a longer shard."""
+    settings = dataclasses.replace(SETTINGS, shard_size=1000)
     source = make_catalog(tmp_path / "c")
-    run(read_catalog(source), tmp_path / "cache", shard_size=1000)
+    run(read_catalog(source), tmp_path / "cache", settings=settings)
     rows = [tuple(line.split(",")) for line in source.read_text().split()][1:]
     write_rows(source, rows[:-3])  # type: ignore[arg-type]
     catalog = read_catalog(source)
-    found = run(catalog, tmp_path / "cache", shard_size=1000)["sum"]
+    found = run(catalog, tmp_path / "cache", settings=settings)["sum"]
     assert found.computed == 0
     assert found.rows.tolist() == list(range(catalog.n_images))
     for name, values in plain_loop(catalog, Sum()).items():

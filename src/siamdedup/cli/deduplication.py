@@ -11,11 +11,13 @@ import numpy as np
 from omegaconf import DictConfig
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.opening import CatalogSettings, open_catalog
+from siamdedup.catalog.opening import CatalogSettings
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.cli.cascading import cascade_of, find_and_decide, stage_lines, stages_table
 from siamdedup.cli.decision import starting_point
+from siamdedup.cli.inputs import STATE
 from siamdedup.cli.pictures import catalog_settings, embedding_feature, judge_unusable, run_pass
+from siamdedup.cli.updating import begin, kept_settings, with_state
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.metrics import product_metrics, verdicts
 from siamdedup.dedup.output import FORMATS, write_duplicates
@@ -49,6 +51,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         "catalog": "e.g. catalog=products.csv",
         "out": "e.g. out=found/",
     }
+    config, inputs = begin(config)
     require(config, usage, hints)
     formats = [str(name) for name in config.formats]
     if not formats or set(formats) - set(FORMATS):
@@ -59,8 +62,9 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     radius = max(start[0], config.candidate_distance or 0.0)
     ledger = Ledger()
     settings = catalog_settings(config)
-    catalog = open_catalog(settings, ledger)
     out = Path(config.out).expanduser().resolve()
+    join = with_state(cascade, inputs, out, model.model_hash)
+    catalog = inputs.open(settings, ledger)
     out.mkdir(parents=True, exist_ok=True)
     features: list[Feature] = [embedding_feature(config, model), FingerprintFeature()]
     pictures = run_pass(
@@ -90,7 +94,11 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     write_pairs_parquet(out / "pairs.parquet", catalog, pairs, None if chance is None else chance[inside])
     write_groups_parquet(out / "groups.parquet", catalog, groups)
     write_pairs_parquet(out / "candidates.parquet", catalog, every, chance)
-    write_json(out / "run.json", run_facts(config, settings, model, catalog, threshold, radius))
+    run = run_facts(config, settings, model, catalog, threshold, radius)
+    if join is not None:
+        join.save(out / STATE, candidates.embeddings, run["catalog_hash"], candidates.alias)
+    run |= {"inputs": inputs.facts(settings, catalog, out), "config": kept_settings(config, settings)}
+    write_json(out / "run.json", run)
     ledger.write(out / "ledger.csv")
     with_duplicates = len(np.union1d(pairs.left, pairs.right))
     counts: dict[str, Any] = {

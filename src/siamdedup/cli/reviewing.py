@@ -14,9 +14,10 @@ import numpy.typing as npt
 from omegaconf import DictConfig, ListConfig
 
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.opening import CatalogSettings, open_catalog
+from siamdedup.catalog.opening import CatalogSettings
 from siamdedup.catalog.table import catalog_hash
 from siamdedup.catalog.verdicts import read_verdicts, write_review_csv
+from siamdedup.cli.updating import open_run
 from siamdedup.dedup.groups import duplicate_groups
 from siamdedup.dedup.output import write_duplicates_json
 from siamdedup.dedup.tables import read_pairs_parquet, write_groups_parquet, write_pairs_parquet
@@ -238,14 +239,14 @@ def _open(config: DictConfig) -> _Review:
     folder = Path(config.found).expanduser().resolve()
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        reading = CatalogSettings(**run["reading"])
+        CatalogSettings(**run["reading"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"its run.json cannot be read: {error}",
             where=str(folder),
             remedy="name a folder that dedup.py wrote",
         ) from error
-    catalog = open_catalog(reading, Ledger())
+    catalog = open_run(folder, run, Ledger())
     if catalog_hash(catalog) != run["catalog_hash"]:
         raise CatalogError(
             "the catalogue has changed since it was deduplicated",
