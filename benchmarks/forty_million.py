@@ -213,7 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, required=True, help="12 GB of vectors and 5 GB of work")
     parser.add_argument("--n", type=int, default=40_000_000)
-    parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--memory-gb", type=float, default=12.0)
     parser.add_argument("--kill", type=int, default=0, help="SIGKILL this often in mid-run, and resume")
     parser.add_argument("--kill-after", type=float, nargs="*", default=[], help="seconds after each start")
     parser.add_argument("--keep-work", action="store_true")

@@ -16,6 +16,7 @@ from siamdedup.dedup.cells.effort import choose_margin, displaced, exact_margin,
 from siamdedup.dedup.cells.scan import Members
 from siamdedup.dedup.join import ImagePairs, exact_self_join
 from siamdedup.dedup.kernels import bits
+from siamdedup.dedup.rows import in_memory
 
 
 def unit(x):
@@ -229,3 +230,16 @@ def test_clustered_rows_share_homes():
     rng = np.random.default_rng(0)
     other = home[rng.integers(0, 1500, 5000)] == home[rng.integers(0, 1500, 5000)]
     assert (home[near.left] == home[near.right]).mean() > 0.6 > 0.1 > other.mean()
+
+
+def test_a_mapped_file_is_read_into_memory_where_it_fits(tmp_path):
+    values = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float16)
+    np.save(tmp_path / "v.npy", values)
+    mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
+    read = in_memory(mapped, mapped.nbytes)
+    assert not isinstance(read, np.memmap)
+    assert (read == values).all()
+    assert in_memory(mapped, mapped.nbytes - 1) is mapped
+    part = mapped[3:500]  # a view says where its file begins, not where it does
+    assert in_memory(part, 1 << 20) is part
+    assert in_memory(values, 1 << 20) is values

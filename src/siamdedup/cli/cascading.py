@@ -64,6 +64,13 @@ def cascade_of(config: DictConfig) -> Cascade:
     return Cascade(index, fingerprint, bool(config.same_bytes), int(config.recall_sample))
 
 
+def work_in(cascade: Cascade, folder: Path) -> Path:
+    """Let a join that can be resumed work in ``folder``, unless it was given another; returns the folder."""
+    if getattr(cascade.index, "work_dir", "") is None:
+        cascade.index.work_dir = str(folder)  # type: ignore[union-attr]
+    return folder
+
+
 def find_and_decide(
     config: DictConfig,
     cascade: Cascade,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.opening import CatalogSettings
 from siamdedup.catalog.table import catalog_hash
-from siamdedup.cli.cascading import cascade_of, find_and_decide, stage_lines, stages_table
+from siamdedup.cli.cascading import cascade_of, find_and_decide, stage_lines, stages_table, work_in
 from siamdedup.cli.decision import starting_point
 from siamdedup.cli.inputs import STATE
 from siamdedup.cli.pictures import catalog_settings, embedding_feature, judge_unusable, run_pass
@@ -63,6 +64,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     ledger = Ledger()
     settings = catalog_settings(config)
     out = Path(config.out).expanduser().resolve()
+    work = work_in(cascade, out / "cache" / "join")
     join = with_state(cascade, inputs, out, model.model_hash)
     catalog = inputs.open(settings, ledger)
     out.mkdir(parents=True, exist_ok=True)
@@ -158,6 +160,7 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
     stages_table(candidates.stages)
     written = {name.upper(): str(path) for name, path in files.items()}
     counts_table("Duplicates", {**counts, **written, "page": str(page)}, ledger)
+    shutil.rmtree(work, ignore_errors=True)  # all of it is in the results now
     judge_unusable(config, catalog, pictures["embedding"], out)
     return counts
 

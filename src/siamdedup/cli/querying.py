@@ -22,7 +22,7 @@ from siamdedup.cli.inputs import STATE
 from siamdedup.cli.updating import open_run, read_run
 from siamdedup.dedup.join_state import JoinState, open_state
 from siamdedup.dedup.products import ImageProducts
-from siamdedup.dedup.search import ExactSearch, Search
+from siamdedup.dedup.search import Search, saved_search
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.extract import EmbeddingFeature
 from siamdedup.errors import ConfigError, ImageError, SiamdedupError
@@ -104,7 +104,9 @@ class Finder:
             state,
             float(run["threshold"]),
             float(run["radius"]),
-            ExactSearch(state.vectors),
+            saved_search(
+                state.vectors, state.folder, _similarity(float(run["radius"]), model), model.model_hash
+            ),
             batch_size=batch_size or config.get("batch_size", 64),
             device=device or config.get("device", "auto"),
             precision=config.get("precision", "auto"),
@@ -126,7 +128,7 @@ class Finder:
         if k < 1 or (max_distance is not None and not max_distance >= 0):
             raise ConfigError("k is at least 1, and a distance not negative", where="query")
         radius = self.radius if max_distance is None else max_distance
-        least = max(-1.0, float(to_similarity(radius, self.model.distance)))
+        least = _similarity(radius, self.model)
         _, row, similarity = self.search.search(self.embed(image)[None], least)
         return self._products(row, similarity, k)
 
@@ -177,6 +179,10 @@ class Finder:
             for e in order
         ]
         return sorted(found, key=lambda match: (match.distance, match.product_id))[:k]
+
+
+def _similarity(radius: float, model: TrainedModel) -> float:
+    return max(-1.0, float(to_similarity(radius, model.distance)))
 
 
 def query(config: DictConfig) -> list[Match]:

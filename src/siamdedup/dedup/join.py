@@ -2,7 +2,7 @@
 
 The upper triangle of tiles is scanned by a fast matrix product, with a guard band below the threshold that no
 rounding can cross; the few survivors are scored again in float64 from the stored values. A pair's similarity
-is therefore a function of its two stored rows alone: not of tile size, row order or device.
+is therefore a function of its two stored rows alone: not of tile size or row order, and for float16 not of the device.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def exact_self_join(
     on, minimum = resolve_device(device), min_similarity - TOLERANCE
     total, held, strips = -(-len(vectors) // tile), 0, []
     with full_precision():
-        for done, strip in enumerate(_strips(vectors, minimum, tile, on), 1):
+        for done, strip in enumerate(_strips(vectors, minimum, tile, on, max_pairs), 1):
             strips.append(
                 ImagePairs.concatenate(strip, len(vectors))
             )  # they follow each other in order of left
@@ -99,7 +99,9 @@ def exact_self_join(
     return ImagePairs.concatenate(strips)
 
 
-def _strips(vectors: Vectors, minimum: float, tile: int, device: str) -> Iterator[Iterable[ImagePairs]]:
+def _strips(
+    vectors: Vectors, minimum: float, tile: int, device: str, max_pairs: int | None
+) -> Iterator[Iterable[ImagePairs]]:
     """The pairs whose left row is in tile 0, 1, ..."""
     n = len(vectors)
     starts = range(0, n, tile)
@@ -129,6 +131,7 @@ def _strips(vectors: Vectors, minimum: float, tile: int, device: str) -> Iterato
             others = np.arange(left, min(n, left + COLUMNS))
             columns = tiles.rows(others) if ready is None else ready[left:]
             parts += [ImagePairs(*found) for found in tiles.pairs(rows, ids, columns, others, UPPER)]
+            check_budget(sum(map(len, parts)), max_pairs)  # a strip of a hot group alone may not fit
         return parts
 
     yield from in_parallel(strip, starts)

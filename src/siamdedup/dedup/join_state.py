@@ -36,6 +36,7 @@ class JoinState:
         index: ``index_recipe`` of what found the pairs.
         catalog_hash: of that catalogue.
         alias: int64 (n_images,), as for ``products.product_pairs``, or None.
+        folder: where it lies; whatever is put there goes when the state does. None before it is saved.
     """
 
     vectors: Vectors
@@ -45,6 +46,7 @@ class JoinState:
     index: str
     catalog_hash: str
     alias: IntArray | None = None
+    folder: Path | None = None
 
 
 def save_state(folder: Path, state: JoinState, model_hash: str) -> None:
@@ -99,6 +101,7 @@ def open_state(folder: Path, model_hash: str) -> JoinState:
         state = JoinState(
             arrays["vectors"], ImagePairs(*(arrays[name] for name in _PAIRS)), arrays["image_rows"],
             float(card["min_similarity"]), card["index"], card["catalog_hash"], arrays.get("alias"),
+            folder / card["folder"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unusable(folder, f"the state cannot be read: {error}") from error

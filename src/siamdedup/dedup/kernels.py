@@ -67,10 +67,10 @@ def unit_rows(raw, ids, out):  # type: ignore[no-untyped-def]
         stored, target = raw[ids[i]], out[i]
         for k in range(dim):
             row[k] = widen(stored[k])
-        square = np.float32(0)
+        square = 0.0
         for k in range(dim):
-            square += row[k] * row[k]
-        scale = np.float32(1) / np.sqrt(square)
+            square += np.float64(row[k]) * np.float64(row[k])
+        scale = 1.0 / np.sqrt(square)
         for k in range(dim):
             target[k] = narrow(np.float32(row[k] * scale), target[k])
 

@@ -46,8 +46,8 @@ def product_pairs(
     Args:
         catalog: whose products are paired; at most 2**31 - 1 products, and as many images.
         image_rows: int64 (n,), the image of each joined vector (``Embeddings.image_rows``): representatives alone.
-        found: pairs of rows of those vectors by the stage that found them, "fingerprint", "geometry" or "embedding". The arrays
-            may be memory maps, in any order: they are read in slices.
+        found: pairs of rows of those vectors by the stage that found them: "fingerprint", "geometry" or "embedding".
+            The arrays may be memory maps, in any order: they are read in slices.
         alias: int64 (n_images,), of each image its representative, the smallest row of an image of the same bytes;
             none where every image is its own.
         distance: a name that ``verification.distances.to_distance`` knows.

@@ -1,9 +1,10 @@
-"""Which saved vectors are near a new one: the exact search, block by block over mapped rows."""
+"""Which saved vectors are near a new one: all of them looked at where they are few, else an index in cells."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numba import njit
@@ -14,6 +15,10 @@ from siamdedup.dedup.tiles import in_parallel
 from siamdedup.errors import SiamdedupError
 from siamdedup.types import FloatArray, IntArray
 
+if TYPE_CHECKING:
+    from siamdedup.dedup.cells.query import CellIndex
+
+IN_CELLS_FROM = 200_000  # vectors; the exact search of so many takes some 10 ms
 _BLOCK = 1 << 16
 
 
@@ -22,6 +27,32 @@ class Search(Protocol):
 
     def search(self, queries: Vectors, min_similarity: float) -> tuple[IntArray, IntArray, FloatArray]:
         """(query, row, similarity) of the pairs of a row of ``queries`` (m, d) and a saved one that pass."""
+
+
+def saved_search(vectors: Vectors, folder: Path | None, min_similarity: float, model_hash: str) -> Search:
+    """The search for queries at ``min_similarity`` and above.
+
+    From ``IN_CELLS_FROM`` vectors on an index in cells is kept in ``folder``; the first query builds it, which takes
+    about a third of the time of a join. Queries below ``min_similarity`` are answered exactly.
+    """
+    if len(vectors) < IN_CELLS_FROM or folder is None:
+        return ExactSearch(vectors)
+    from siamdedup.dedup.cells.query import CellIndex
+
+    where = folder / "cells"
+    if not (where / "card.json").exists():
+        CellIndex.build(vectors, where, min_similarity, model_hash=model_hash)
+    return _InCells(CellIndex.open(where, vectors, model_hash), ExactSearch(vectors))
+
+
+class _InCells:
+    def __init__(self, index: CellIndex, exact: ExactSearch) -> None:
+        self._index, self._exact = index, exact
+
+    def search(self, queries: Vectors, min_similarity: float) -> tuple[IntArray, IntArray, FloatArray]:
+        if min_similarity < self._index.min_similarity:
+            return self._exact.search(queries, min_similarity)
+        return self._index.search(queries.astype(np.float32), min_similarity)
 
 
 class ExactSearch:

@@ -48,17 +48,18 @@ class Tiles:
     """Pairs between any rows of ``vectors`` (n, d) whose cosine is at least ``minimum``. Threads may share it."""
 
     def __init__(self, vectors: npt.NDArray[Any], minimum: float) -> None:
-        import torch
-
         self.raw, self.minimum = kernels.bits(vectors), minimum
         floor = minimum - guard_band(vectors.shape[1])
         # Positive bfloat16 values are ordered as their bits are, and any negative one is a negative integer.
-        self.half = fast_bfloat16() and floor > 2.0**-6
-        if self.half:
-            self.dtype, self.floor = torch.bfloat16, np.int16(_bits_below(floor))
-        else:
-            exact = np.float32(minimum - guard_band(vectors.shape[1], half=False))
-            self.dtype, self.floor = torch.float32, np.nextafter(exact, np.float32(-4))
+        self.choose_type(fast_bfloat16() and floor > 2.0**-6)
+        exact = np.float32(minimum - guard_band(vectors.shape[1], half=False))
+        self.floor: Any = np.int16(_bits_below(floor)) if self.half else np.nextafter(exact, np.float32(-4))
+
+    def choose_type(self, half: bool) -> None:
+        """Scores in bfloat16 where ``half``, else in float32."""
+        import torch
+
+        self.half, self.dtype = half, torch.bfloat16 if half else torch.float32
         self._local = threading.local()
 
     def rows(self, ids: npt.NDArray[Any]) -> torch.Tensor:
@@ -144,9 +145,9 @@ def up_to(count: int, step: int) -> int:
 def guard_band(dim: int, *, half: bool = True) -> float:
     """How far the computed product of two unit rows of this many dimensions can fall below their cosine.
 
-    float32: normalising and ``dim`` additions in any order, 2**-24 each. bfloat16 keeps 8 bits: each of the two rows
-    is off by 2**-9 of its length at most (Cauchy-Schwarz), and so is the result; sums are in float32. The band is a
-    third wider than these three.
+    float32: rounding both rows and ``dim`` additions in any order, at most dim + 16 times 2**-24 (their norms are summed
+    in float64). bfloat16 keeps 8 bits: rounding moves a row by d = 2**-8 / (1 + 2**-8) of its length at most, and the
+    product by 2 d + d**2 < 2**-7 (Cauchy-Schwarz). Rounding the result keeps order, and the floor is rounded down.
     """
     exact = (dim + 16) * 2.0**-24
     return exact + 2.0**-7 if half else exact

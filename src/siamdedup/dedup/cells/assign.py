@@ -57,10 +57,14 @@ class Assigned(NamedTuple):
 
 
 class Assigner:
-    """Assigns rows to cells. ``exact``: as the proof above needs it, with room for the rounding of products."""
+    """Assigns rows to cells.
 
-    def __init__(self, centres: Centres, exact: bool = False) -> None:
-        self.centres, self.exact = centres, exact
+    ``exact``: as the proof above needs it, with room for the rounding of products. ``half``: scores in bfloat16, which
+    give some rows another home than float32 does.
+    """
+
+    def __init__(self, centres: Centres, exact: bool = False, half: bool = False) -> None:
+        self.centres, self.exact, self.half = centres, exact, half and not exact
         self._tables: dict[str, torch.Tensor] = {}
         # How far away the centres are that a row visits at most, by the cell it is at home in.
         self._scale = np.full(len(centres.fine), 2, np.float32) if exact else centres.spread
@@ -69,7 +73,7 @@ class Assigner:
 
     def __call__(self, raw: Stored, ids: IntArray, margin: float) -> Assigned:
         """Rows ``ids`` of ``raw`` (see ``kernels.bits``), by the calling thread alone."""
-        tiles = _Scores(raw, self.exact)
+        tiles = _Scores(raw, self.half)
         rows = tiles.rows(ids)
         probes, count = self.centres.probes, len(self.centres.groups)
         group = self._groups(tiles, rows, len(ids)).ravel()
@@ -93,7 +97,7 @@ class Assigner:
 
     def groups_of(self, raw: Stored, ids: IntArray) -> IntArray:
         """int64 (len(ids), probes): the groups of centres whose shortlists a row is compared with."""
-        tiles = _Scores(raw, self.exact)
+        tiles = _Scores(raw, self.half)
         return self._groups(tiles, tiles.rows(ids), len(ids))
 
     def _groups(self, tiles: _Scores, rows: torch.Tensor, n: int) -> IntArray:
@@ -144,9 +148,9 @@ class _Candidates(NamedTuple):
 class _Scores(Tiles):
     """Scores of rows against centres; no pairs."""
 
-    def __init__(self, raw: Stored, exact: bool) -> None:
-        # The threshold decides on the kind of number alone here: any that suits bfloat16 will do.
-        super().__init__(raw.view(np.float16) if raw.dtype == np.uint16 else raw, -1.0 if exact else 0.5)
+    def __init__(self, raw: Stored, half: bool) -> None:
+        self.choose_type(half)
+        self.raw = raw
 
 
 def pick(rows: torch.Tensor, ids: npt.NDArray[Any], step: int) -> torch.Tensor:
@@ -194,7 +198,7 @@ def _largest(chunk):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _row_best(row, columns):  # type: ignore[no-untyped-def]
-    """The first column with the largest score. Negative bfloat16 scores never win: some centre is on the row's side."""
+    """The first column with the largest score. Among negative bfloat16 scores alone the smallest wins: a home like any."""
     width, full = row.shape[1], columns // row.shape[1]
     best, at = row[0, 0], 0
     for q in range(full):

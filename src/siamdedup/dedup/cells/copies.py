@@ -89,13 +89,27 @@ class Copies:
 
     def inside(self) -> ImagePairs:
         """The pairs of equal rows."""
-        at = np.repeat(np.arange(len(self.size)), self.size * self.size)
-        width = self.size[at]
-        within = np.arange(len(at)) - np.repeat(np.cumsum(self.size**2) - self.size**2, self.size**2)
-        a, b = np.divmod(within, width)
-        keep = a < b
-        left, right = self.member[self.start[at] + a][keep], self.member[self.start[at] + b][keep]
-        return ImagePairs(left, right, np.ones(len(left), np.float32))
+        total, done = self.count_inside(), 0
+        left, right = np.empty(total, np.int64), np.empty(total, np.int64)
+        for start, size in zip(self.start, self.size, strict=True):
+            members = self.member[start : start + size]
+            for k in range(size - 1):
+                left[done : done + size - 1 - k], right[done : done + size - 1 - k] = (
+                    members[k],
+                    members[k + 1 :],
+                )
+                done += size - 1 - k
+        return ImagePairs(left, right, np.ones(total, np.float32))
+
+    def count_expanded(self, left: IntArray, right: IntArray) -> int:
+        """Pairs that ``expand`` makes of these."""
+        if not len(self.original):
+            return len(left)
+        sizes = []
+        for row in (left, right):
+            at = np.minimum(np.searchsorted(self.original, row), len(self.original) - 1)
+            sizes.append(np.where(self.original[at] == row, self.size[at], 1))
+        return int((sizes[0] * sizes[1]).sum())
 
     def expand(self, pairs: ImagePairs, max_pairs: int | None = None) -> ImagePairs:
         """Pairs of rows that were joined, and the same pairs of their copies."""

@@ -91,7 +91,7 @@ def _quantile(values: Float64Array, share: float) -> float:
     taken for a zero with some probability, else for the absolute value of a normal variable (how far a near duplicate
     lies in a direction that has nothing to do with it).
     """
-    if not len(values):
+    if not len(values) or share <= 0:
         return 0.0
     if len(values) * (1 - share) >= 10:
         return float(np.sort(values)[min(len(values) - 1, int(np.ceil(share * len(values))) - 1)])

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from siamdedup.dedup import join
-from siamdedup.dedup.cells.assign import Assigner
 from siamdedup.dedup.cells.centres import Centres
 from siamdedup.dedup.cells.copies import Copies
 from siamdedup.dedup.cells.run import Run
@@ -33,11 +32,12 @@ class CellJoin:
     Attributes:
         target_recall: share of the exact join's pairs to find, 0..1; 1 is exact.
         cells: about how many; None for (0.3 n)^(2/3), the least work.
-        memory_gb: GiB for sorting and for blocks of rows; beyond it 8 bytes a row, and 4 for each cell that it visits
-            (3 to 6 cells at 0.9). The vectors are mapped, and read three times from beginning to end, then cell by cell:
-            that is fast where the machine's memory holds them.
+        memory_gb: GiB for sorting, and for a copy of mapped vectors where they fit: they are read six times from beginning
+            to end and then cell by cell, which is fast in memory alone. Beyond it 8 bytes a row, and 4 for each cell
+            that it visits (at 0.9 some 5 in a million rows, 16 in 40 million).
         max_pairs: refuse to hold more pairs than this.
-        recall_sample: rows to learn the margin from, and as many others to measure recall on; 0: the default margin.
+        recall_sample: rows to learn the margin from, and as many others to measure recall on; 0: it is
+            learnt from turned rows alone (``effort``), and recall is not measured.
         margin: None: learnt.
         seed: of samples and k-means.
         work_dir: folder to work in. A killed join goes on where it was; the pairs stay there, memory-mapped. Without it
@@ -59,6 +59,10 @@ class CellJoin:
     def __post_init__(self) -> None:
         if self.cells is not None and self.cells < 1:
             raise ConfigError(f"must be at least 1, not {self.cells}", where="cells")
+        if self.margin is not None and not self.margin >= 0:
+            raise ConfigError(f"must be at least 0, not {self.margin}", where="margin")
+        if self.max_pairs is not None and self.max_pairs < 0:
+            raise ConfigError(f"must be at least 0, not {self.max_pairs}", where="max_pairs")
         if not (0 <= self.target_recall <= 1 and self.memory_gb > 0 and self.recall_sample >= 0):
             problem = "a recall lies in 0..1, memory_gb is positive and recall_sample not negative"
             raise ConfigError(problem, where="dedup.index")
@@ -96,8 +100,7 @@ class CellJoin:
         with join.full_precision(), self._folder() as folder:
             run = Run(self, vectors, min_similarity, folder, progress)
             copies = run.copies()
-            assigner = Assigner(run.centres(copies), run.exact)
-            margin = run.margin(assigner, run.truth()[0])
+            assigner, margin = run.assigner(copies, run.truth(copies)[0])
             return assigner.centres, run.members(assigner, copies, margin), copies, margin, run.exact
 
     def describe(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from siamdedup.dedup.cells.copies import Copies
 from siamdedup.dedup.cells.work import disk_errors
 from siamdedup.dedup.join import ImagePairs, check_budget
+from siamdedup.files import atomic_write
 
 RECORD = np.dtype([("left", "<u4"), ("right", "<u4"), ("similarity", "<f4")])
 COLUMNS = {"left": np.int64, "right": np.int64, "similarity": np.float32}
@@ -37,7 +39,9 @@ def merge(
         folder: for buckets of pairs, and for the result (left.npy, right.npy, similarity.npy).
         keep: leave the result in ``folder``.
     """
-    total = copies.count_inside() + sum(len(part) for part in parts())
+    total = copies.count_inside()
+    for part in parts():
+        total += copies.count_expanded(part["left"].astype(np.int64), part["right"].astype(np.int64))
     check_budget(total, max_pairs)
     buckets = max(1, -(-total * _BYTES_A_PAIR // memory))
     width = -(-n // buckets) if n else 1
@@ -75,20 +79,24 @@ def _through_files(
     finally:
         for file in files:
             file.close()
-    out = {
-        column: np.lib.format.open_memmap(folder / f"{column}.npy", "w+", kind, (total,))
-        for column, kind in COLUMNS.items()
-    }
-    done = 0
-    for name in names:
-        part = np.fromfile(name, RECORD)
-        pairs = _sorted(ImagePairs(*(part[c].astype(kind) for c, kind in COLUMNS.items())), n, None)
-        for column, values in out.items():
-            values[done : done + len(pairs)] = getattr(pairs, column)
-        done += len(pairs)
-        name.unlink()
-    for values in out.values():
-        values.flush()
+    with (
+        ExitStack() as stack
+    ):  # written, not mapped: a full disk is an error there, and the end of the process here
+        out = {}
+        for column, kind in COLUMNS.items():
+            out[column] = stack.enter_context(atomic_write(folder / f"{column}.npy"))
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+                "fortran_order": False,
+                "shape": (total,),
+            }
+            np.lib.format.write_array_header_1_0(out[column], header)
+        for name in names:
+            part = np.fromfile(name, RECORD)
+            pairs = _sorted(ImagePairs(*(part[c].astype(kind) for c, kind in COLUMNS.items())), n, None)
+            for column, values in out.items():
+                values.write(np.ascontiguousarray(getattr(pairs, column)).data)
+            name.unlink()
     return open_pairs(folder)
 
 

@@ -20,10 +20,12 @@ from siamdedup.dedup.cells.work import Work
 from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, Vectors
 from siamdedup.dedup.kernels import bits, unit_rows
 from siamdedup.dedup.recall import disjoint_samples, found_among
-from siamdedup.dedup.tiles import Tiles, in_parallel
+from siamdedup.dedup.rows import in_memory
+from siamdedup.dedup.tiles import Tiles, fast_bfloat16, in_parallel
 from siamdedup.types import BoolArray, FloatArray, IntArray
 
 VERSION = 1  # raise it when the same vectors and settings give other parts
+SORTED = 4 << 30  # bytes, at most, of pairs that are sorted at a time
 WIDEST = 0.4  # margin; beyond it rows visit so many cells that nothing is won
 _SHARES = {
     "rows": 0.02,
@@ -53,6 +55,8 @@ class Run:
     def __init__(
         self, plan: Plan, vectors: Vectors, min_similarity: float, folder: Path, progress: Progress | None
     ) -> None:
+        self.budget = int(plan.memory_gb * 2**30)
+        vectors = in_memory(vectors, self.budget)
         self.plan, self.vectors, self.raw, self.n = plan, vectors, bits(vectors), len(vectors)
         self.min_similarity, self.progress, self.done = min_similarity, progress, 0.0
         self.exact, self.said = plan.target_recall == 1, ""
@@ -60,17 +64,16 @@ class Run:
         join.check_rows(vectors)
         self.cells = min(self.n, plan.cells or _cells(self.n, self.exact))
         identity = {
-            "version": VERSION, "vectors": _digest(vectors), "min_similarity": min_similarity, "cells": self.cells,
-            "target_recall": plan.target_recall, "recall_sample": plan.recall_sample, "margin": plan.margin,
-            "seed": plan.seed,
+            "version": VERSION, "vectors": _digest(vectors), "min_similarity": float(min_similarity),
+            "cells": int(self.cells), "target_recall": float(plan.target_recall),
+            "recall_sample": int(plan.recall_sample), "margin": plan.margin, "seed": int(plan.seed),
         }  # fmt: skip
         self.work = Work(folder, identity)
-        self.budget = int(plan.memory_gb * 2**30)
 
     def __call__(self) -> ImagePairs:
-        plan, copies, (learn, judge) = self.plan, self.copies(), self.truth()
-        assigner = Assigner(self.centres(copies), self.exact)
-        margin = self.margin(assigner, learn)
+        plan, copies = self.plan, self.copies()
+        learn, judge = self.truth(copies)
+        assigner, margin = self.assigner(copies, learn)
         wanted = np.sort(judge.left * self.n + judge.right)
         while True:
             pairs, visits = self._join(assigner, copies, margin)
@@ -82,16 +85,30 @@ class Run:
                 break
             margin = _single(min(WIDEST, max(1.25 * margin, 0.02)))
         self.said = self._say(len(assigner.centres.fine), margin, visits, copies)
+        if self.progress:
+            self.progress(1000, 1000)
         return pairs
 
-    def margin(self, assigner: Assigner, learn: ImagePairs) -> float:
-        if self.exact:
-            return _single(exact_margin(self.min_similarity - TOLERANCE))
-        plan = self.plan
-        if plan.margin is not None:
-            return _single(plan.margin)
-        chosen = choose_margin(assigner, self.raw, learn, self.min_similarity, plan.target_recall, plan.seed)
-        return _single(min(WIDEST, chosen))
+    def assigner(self, copies: Copies, learn: ImagePairs) -> tuple[Assigner, float]:
+        """What assigns rows to cells, and the margin; both as they were chosen when this join began."""
+        centres, plan = self.centres(copies), self.plan
+
+        def make() -> dict[str, Any]:
+            half = fast_bfloat16()
+            if self.exact:
+                margin = exact_margin(self.min_similarity - TOLERANCE)
+            elif plan.margin is not None:
+                margin = plan.margin
+            else:
+                to_ask = Assigner(centres, half=half)
+                margin = choose_margin(
+                    to_ask, self.raw, learn, self.min_similarity, plan.target_recall, plan.seed
+                )
+                margin = min(WIDEST, margin)
+            return {"margin": np.array(margin), "half": np.array(half)}
+
+        chosen = self.work.once("effort", make)
+        return Assigner(centres, self.exact, bool(chosen["half"])), _single(float(chosen["margin"]))
 
     def _say(self, cells: int, margin: float, visits: float, copies: Copies) -> str:
         text = f"join in {cells:,} cells, {visits:.1f} visits a row (margin {margin:.3f})"
@@ -117,10 +134,15 @@ class Run:
         self._advance("rows")
         return Copies(found["copy"], found["original"])
 
-    def truth(self) -> tuple[ImagePairs, ImagePairs]:
-        """The exact join's pairs that touch one sample of rows, to learn from, and another, to judge by."""
-        size = 0 if self.exact else min(self.plan.recall_sample, self.n // 2)
-        rows = disjoint_samples(self.n, size, self.plan.seed)
+    def truth(self, copies: Copies) -> tuple[ImagePairs, ImagePairs]:
+        """The exact join's pairs that touch one sample of rows, to learn from, and another, to judge by.
+
+        Of rows that are joined: a placeholder's copies would bring the same pair over and over.
+        """
+        left_out = copies.left_out(self.n)
+        joined = np.flatnonzero(~left_out)
+        size = 0 if self.exact else min(self.plan.recall_sample, len(joined) // 2)
+        rows = [joined[part] for part in disjoint_samples(len(joined), size, self.plan.seed)]
 
         def make() -> dict[str, Any]:
             found = join.exact_row_join(
@@ -129,7 +151,8 @@ class Run:
                 self.min_similarity,
                 progress=lambda k, of: self._show("truth", k / of),
             )
-            return {"left": found.left, "right": found.right, "similarity": found.similarity}
+            inside = ~(left_out[found.left] | left_out[found.right])
+            return {name: getattr(found, name)[inside] for name in COLUMNS}
 
         found = ImagePairs.concatenate([])
         if size:
@@ -140,11 +163,11 @@ class Run:
     def centres(self, copies: Copies) -> Centres:
         def make() -> dict[str, Any]:
             rng = np.random.default_rng([self.plan.seed, 2])
-            rows = sample_rows(self.n, SAMPLE_PER_CELL * self.cells, rng)
-            rows = rows[~copies.left_out(self.n)[rows]]
+            joined = np.flatnonzero(~copies.left_out(self.n))
+            rows = joined[sample_rows(len(joined), SAMPLE_PER_CELL * self.cells, rng)]
             sample: FloatArray = np.empty((len(rows), self.raw.shape[1]), np.float32)
             unit_rows(self.raw, rows, sample)
-            whole = self.cells if self.exact else None
+            whole = self.n if self.exact else None
             return Centres.train(sample, self.cells, self.plan.seed, shortlist=whole)._asdict()
 
         found = self.work.once("centres", make)
@@ -159,7 +182,7 @@ class Run:
         del members  # their memory is wanted for sorting
         pairs = merge(
             lambda: (self.work.load(part)["records"] for part in parts),
-            copies, self.n, self.work.folder, memory=self.budget, max_pairs=self.plan.max_pairs,
+            copies, self.n, self.work.folder, memory=min(self.budget, SORTED), max_pairs=self.plan.max_pairs,
             keep=self.plan.work_dir is not None,
         )  # fmt: skip
         return pairs, visits

@@ -29,7 +29,15 @@ class Work:
             folder.mkdir(parents=True, exist_ok=True)
             label = folder / "identity.json"
             if _read(label) != json.loads(json.dumps(identity)):
-                for name in folder.iterdir():
+                held = [name for name in folder.iterdir() if not name.match(".*.tmp")]
+                if held and label not in held:
+                    problem = "holds files that no join wrote"
+                    raise SiamdedupError(
+                        problem, where=str(folder), remedy="name an empty folder as work_dir"
+                    )
+                for name in sorted(
+                    held, key=lambda name: name == label
+                ):  # the label last: killed here, it is still ours
                     shutil.rmtree(name) if name.is_dir() else name.unlink()
                 write_json(label, identity)
             for left in folder.glob(".*.tmp"):  # of a process that was killed
@@ -47,7 +55,7 @@ class Work:
         """Raises SiamdedupError where the part was damaged since."""
         path = self.folder / f"{name}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except Exception as error:  # zip, zlib, header: whatever a damaged file breaks first
             problem = f"is damaged: {error}"
@@ -68,7 +76,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EEXIST,
+            errno.ENOTDIR,
+        ):
             why = os.strerror(error.errno or 0)
             problem = f"cannot be written: {why}"
             raise SiamdedupError(
@@ -80,5 +96,5 @@ def disk_errors(folder: Path) -> Iterator[None]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
