@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -39,15 +39,16 @@ def in_memory(vectors: Vectors, budget: int) -> Vectors:
     Rows are then fetched three times as fast: memory comes in large pages, and a file's mostly does not. The file is
     read, not copied from its mapping, which would count twice.
     """
-    stored: Any = vectors  # a view of a map says where its file begins, not where it does itself
-    if not isinstance(stored, np.memmap) or not isinstance(stored.base, mmap.mmap) or not stored.filename:
+    # A view of a map says where its file begins, not where it does itself.
+    stored = vectors if isinstance(vectors, np.memmap) else None
+    if stored is None or not isinstance(cast(Any, stored).base, mmap.mmap) or not stored.filename:
         return vectors
     if not vectors.flags.c_contiguous or vectors.nbytes > budget or not len(vectors):
         return vectors
     out = np.empty(vectors.shape, vectors.dtype)
     with Path(stored.filename).open("rb", buffering=0) as file:
         file.seek(stored.offset)
-        plain = memoryview(out.reshape(-1).view(np.uint8))
+        plain = out.reshape(-1).view(np.uint8).data
         while len(plain):
             read = file.readinto(plain[: 1 << 26])
             if not read:
