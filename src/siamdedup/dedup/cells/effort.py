@@ -58,8 +58,7 @@ def choose_margin(
         pairs: true pairs of a sample.
         target: 0..1.
     """
-    aim = 1 - (1 - target) / 2  # what is met on one sample may be missed on another
-    known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), aim)
+    known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), target)
     return max(known, _quantile(displaced(assigner, raw, min_similarity, seed), target))
 
 
@@ -87,13 +86,13 @@ def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int)
 def _quantile(values: Float64Array, share: float) -> float:
     """The value that this share of ``values`` does not exceed.
 
-    Where fewer than ten are left above it, the largest of them would decide, and it is mostly chance. Then they are
+    Where fewer than four are left above it, the largest of them would decide, and it is mostly chance. Then they are
     taken for a zero with some probability, else for the absolute value of a normal variable (how far a near duplicate
     lies in a direction that has nothing to do with it).
     """
     if not len(values) or share <= 0:
         return 0.0
-    if len(values) * (1 - share) >= 10:
+    if len(values) * (1 - share) >= 4:
         return float(np.sort(values)[min(len(values) - 1, int(np.ceil(share * len(values))) - 1)])
     positive = values[np.isfinite(values) & (values > 0)]
     apart = len(positive) / len(values)
