@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from siamdedup.catalog.table import read_catalog
 from siamdedup.cli.cascading import find_and_decide, optional
 from siamdedup.dedup import collapse
-from siamdedup.dedup.cascade import CandidatePairs, Cascade, FingerprintStage, places
+from siamdedup.dedup.cascade import CandidatePairs, Cascade, FingerprintStage
 from siamdedup.dedup.cells.join import CellJoin
 from siamdedup.dedup.choice import AutoJoin
 from siamdedup.dedup.collapse import Collapsed
@@ -27,6 +27,7 @@ from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.lookalike import FingerprintRule
 from siamdedup.dedup.output import write_duplicates
 from siamdedup.dedup.products import hot_images, product_pairs
+from siamdedup.dedup.recall import places
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.embedding.transforms import InputTransform
 from siamdedup.errors import ConfigError
@@ -364,7 +365,7 @@ def test_united_keeps_each_pair_once_at_its_largest_similarity(seed, slice_):
             wanted[key] = max(s, wanted.get(key, -1))
         asked = np.sort(rng.choice(n * n, 20, replace=False))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("siamdedup.dedup.cascade._SLICE", slice_)
+            patch.setattr("siamdedup.dedup.recall._SLICE", slice_)
             at = places(asked, found[stage], n)
         assert (at >= 0).tolist() == np.isin(asked, keys).tolist()
         assert (keys[at[at >= 0]] == asked[at >= 0]).all()

@@ -95,7 +95,7 @@ def test_rows_whose_codes_collide_are_not_taken_for_each_other(monkeypatch) -> N
     def one_code(words, odd, out):
         out[:] = 7
 
-    monkeypatch.setattr(incremental, "survey", one_code)
+    monkeypatch.setattr("siamdedup.dedup.cells.copies.survey", one_code)
     old, new = POOL[:6], POOL[[0, 1, 9, 3, 4, 5]]
     assert match_rows(old, new).tolist() == [0, 1, -1, 3, 4, 5]
     pairs, _, text = join_incrementally(state_of(old), new[::-1].copy(), RADIUS, ExactJoin(device="cpu"))

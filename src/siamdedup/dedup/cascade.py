@@ -19,12 +19,12 @@ from siamdedup.dedup.collapse import Collapsed
 from siamdedup.dedup.index import Index
 from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, exact_row_join, row_cosine
 from siamdedup.dedup.lookalike import FingerprintRule, lookalikes
+from siamdedup.dedup.recall import places
 from siamdedup.errors import ConfigError
 from siamdedup.fingerprint.hashes import Fingerprints
 from siamdedup.types import BoolArray, Embeddings, IntArray
 
 USES = ("trusted", "candidates")
-_SLICE = 1 << 22  # pairs read at a time: they may lie in a file
 
 
 @dataclass(frozen=True)
@@ -228,21 +228,6 @@ class Cascade:
         trusted = self.fingerprint is not None and self.fingerprint.use == "trusted"
         certain = frozenset({"fingerprint"} if trusted else ())
         return CandidatePairs(joined, alias, found, certain, tuple(stages), collapsed.refused)
-
-
-def places(wanted: IntArray, pairs: ImagePairs, n: int) -> IntArray:
-    """int64, as ``wanted``: where the key left * n + right is among ``pairs`` (sorted), -1 where it is not.
-
-    ``wanted`` is sorted. The pairs are read in slices.
-    """
-    at = np.full(len(wanted), -1, np.int64)
-    for lo in range(0, len(pairs), _SLICE):
-        keys = np.asarray(pairs.left[lo : lo + _SLICE]) * n + pairs.right[lo : lo + _SLICE]
-        first, last = np.searchsorted(wanted, keys[0]), np.searchsorted(wanted, keys[-1], "right")
-        here = np.searchsorted(keys, wanted[first:last])
-        there = keys[here] == wanted[first:last]
-        at[first:last][there] = lo + here[there]
-    return at
 
 
 def _take(pairs: ImagePairs, rows: IntArray | BoolArray) -> ImagePairs:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siamdedup.dedup.cells.copies import row_codes
 from siamdedup.dedup.index import ExactJoin, FaissJoin, Index
 from siamdedup.dedup.join import (
     TOLERANCE,
@@ -27,8 +28,7 @@ from siamdedup.dedup.join import (
     exact_row_join,
 )
 from siamdedup.dedup.join_state import REMEDY, JoinState, save_state
-from siamdedup.dedup.kernels import bits, cosines, survey
-from siamdedup.dedup.tiles import in_parallel
+from siamdedup.dedup.kernels import bits, cosines
 from siamdedup.errors import SiamdedupError
 from siamdedup.types import BoolArray, Embeddings, IntArray
 
@@ -145,11 +145,7 @@ def _words(vectors: Vectors) -> npt.NDArray[Any]:
 def _coded(words: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint64], IntArray]:
     """A hash of each row, and how many rows of that hash come before it."""
     n = len(words)
-    odd = np.random.default_rng(1).integers(0, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
-    codes = np.empty(n, np.uint64)
-    starts = range(0, n, _BLOCK)
-    for _ in in_parallel(lambda lo: survey(words[lo : lo + _BLOCK], odd, codes[lo : lo + _BLOCK]), starts):
-        pass
+    codes = row_codes(words)
     order = np.argsort(codes, kind="stable")
     place, turn = np.arange(n), np.empty(n, np.int64)
     begins = np.append(True, codes[order[1:]] != codes[order[:-1]])

@@ -34,12 +34,22 @@ def candidate_recall(
 
 def found_among(wanted: IntArray, pairs: ImagePairs, n: int) -> int:
     """How many of the keys left * n + right (sorted, each once) are among ``pairs``, sorted and each once."""
-    found = 0
+    return int(np.count_nonzero(places(wanted, pairs, n) >= 0))
+
+
+def places(wanted: IntArray, pairs: ImagePairs, n: int) -> IntArray:
+    """int64, as ``wanted``: where the key left * n + right is among ``pairs`` (sorted), -1 where it is not.
+
+    ``wanted`` is sorted. The pairs are read in slices.
+    """
+    at = np.full(len(wanted), -1, np.int64)
     for lo in range(0, len(pairs), _SLICE):
         keys = np.asarray(pairs.left[lo : lo + _SLICE]) * n + pairs.right[lo : lo + _SLICE]
-        here = wanted[np.searchsorted(wanted, keys[0]) : np.searchsorted(wanted, keys[-1], "right")]
-        found += int(np.count_nonzero(keys[np.searchsorted(keys, here)] == here))
-    return found
+        first, last = np.searchsorted(wanted, keys[0]), np.searchsorted(wanted, keys[-1], "right")
+        here = np.searchsorted(keys, wanted[first:last])
+        there = keys[here] == wanted[first:last]
+        at[first:last][there] = lo + here[there]
+    return at
 
 
 def disjoint_samples(n: int, size: int, seed: int) -> tuple[IntArray, IntArray]:

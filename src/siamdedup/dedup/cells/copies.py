@@ -6,6 +6,8 @@ them would be compared g**2 times, in one crowded cell; and k-means would spend 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,12 +26,8 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
 
     Sorted by (original, copy). Rows are found by a 64-bit hash and compared for certain. 20 bytes a row of memory.
     """
-    n, odd = len(raw), _odd(raw.shape[1])
     words = raw.view(f"u{raw.dtype.itemsize}")
-    codes = np.empty(n, np.uint64)
-    in_turn = range(0, n, _BLOCK)
-    for _ in in_parallel(lambda lo: survey(words[lo : lo + _BLOCK], odd, codes[lo : lo + _BLOCK]), in_turn):
-        pass
+    codes = row_codes(words)
     order = np.argsort(codes, kind="stable")
     again = np.flatnonzero(codes[order[1:]] == codes[order[:-1]]) + 1  # places in ``order``
     if not len(again):
@@ -51,8 +49,15 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
     return copy[order], original[order]
 
 
-def _odd(dim: int) -> Words:
-    return np.random.default_rng(0).integers(0, 2**63, dim, np.uint64) * np.uint64(2) + np.uint64(1)
+def row_codes(words: npt.NDArray[Any]) -> Words:
+    """uint64 (n,): a hash of each row of unsigned integers (n, w); equal rows have equal codes."""
+    dim = words.shape[1]
+    odd = np.random.default_rng(0).integers(0, 2**63, dim, np.uint64) * np.uint64(2) + np.uint64(1)
+    codes = np.empty(len(words), np.uint64)
+    starts = range(0, len(words), _BLOCK)
+    for _ in in_parallel(lambda lo: survey(words[lo : lo + _BLOCK], odd, codes[lo : lo + _BLOCK]), starts):
+        pass
+    return codes
 
 
 class Copies:
@@ -105,20 +110,19 @@ class Copies:
         """Pairs that ``expand`` makes of these."""
         if not len(self.original):
             return len(left)
-        sizes = []
-        for row in (left, right):
-            at = np.minimum(np.searchsorted(self.original, row), len(self.original) - 1)
-            sizes.append(np.where(self.original[at] == row, self.size[at], 1))
+        sizes = [np.where(of >= 0, self.size[of], 1) for of in (self._class_of(left), self._class_of(right))]
         return int((sizes[0] * sizes[1]).sum())
+
+    def _class_of(self, row: IntArray) -> IntArray:
+        """Which class each of these rows stands for, -1: none. There is at least one class."""
+        at = np.minimum(np.searchsorted(self.original, row), len(self.original) - 1)
+        return np.where(self.original[at] == row, at, -1)
 
     def expand(self, pairs: ImagePairs, max_pairs: int | None = None) -> ImagePairs:
         """Pairs of rows that were joined, and the same pairs of their copies."""
         if not len(self.original) or not len(pairs):
             return pairs
-        sides = []
-        for row in (pairs.left, pairs.right):
-            at = np.minimum(np.searchsorted(self.original, row), len(self.original) - 1)
-            sides.append(np.where(self.original[at] == row, at, -1))
+        sides = [self._class_of(pairs.left), self._class_of(pairs.right)]
         touched = (sides[0] >= 0) | (sides[1] >= 0)
         if not touched.any():
             return pairs
