@@ -87,12 +87,15 @@ class HeldOut:
         left_out: int64 (k, 2), unordered pairs of image rows that a person judged to be the same product or its
             variant, or could not tell: no evidence of a false match.
         confirmed: int64 (k, 2), pairs that a person judged to be different, however alike.
+        families_match: every two pictures of one family are a matching pair, as in the benchmarks of metric
+            learning; else only known relistings are, and what else a family holds is neither.
     """
 
     catalog: Catalog
     gallery: BoolArray
     left_out: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     confirmed: IntArray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    families_match: bool = False
 
     @property
     def n_queries(self) -> int:

@@ -25,7 +25,9 @@ from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_m
 
 CONF = Path(config_dir())
 GROUPS = sorted(
-    p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("experiment", "sweep", "debug")
+    p.name
+    for p in CONF.iterdir()
+    if p.is_dir() and p.name not in ("experiment", "sweep", "debug", "search", "comparison")
 )
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
 DEDUP_GROUPS = ("fingerprint", "geometry")  # of dedup.yaml alone

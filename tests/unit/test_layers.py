@@ -20,6 +20,7 @@ BEFORE = {
     "utils": set(),
 }
 BEFORE["callbacks"] = set(BEFORE)
+BEFORE["sweeps"] = set(BEFORE)
 BEFORE["cli"] = set(BEFORE)
 
 

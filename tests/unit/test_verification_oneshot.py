@@ -103,9 +103,9 @@ def drawn(monkeypatch, *args, **kwargs):
     seen = {}
     kept = oneshot._answer
 
-    def spy(vectors, supports, queries, answer, support):
+    def spy(vectors, supports, queries, answer, support, *rest):
         seen.update(supports=supports, queries=queries, answer=answer)
-        return kept(vectors, supports, queries, answer, support)
+        return kept(vectors, supports, queries, answer, support, *rest)
 
     monkeypatch.setattr(oneshot, "_answer", spy)
     seen["result"] = one_shot(*args, **kwargs)

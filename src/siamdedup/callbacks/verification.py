@@ -22,7 +22,7 @@ from siamdedup.verification.bootstrap import ranking_intervals
 from siamdedup.verification.distances import to_similarity
 from siamdedup.verification.evaluate import frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.goals import Goal
-from siamdedup.verification.pairs import ImageTruth, score_embeddings
+from siamdedup.verification.pairs import ImageTruth, PairSimilarity, score_embeddings
 from siamdedup.verification.retrieval import retrieval_at_r
 
 
@@ -35,6 +35,10 @@ class VerificationCallback(L.Callback):
         truths: of "val" and "test".
         figures: the last figures of "val" and "test".
         pairs: the last scored pairs of "val" and "test".
+        embeddings: the last vectors of "val" and "test".
+
+    With ``similarity`` (a head that compares features of any length) nothing is measured that needs unit vectors:
+    no join, no retrieval.
     """
 
     def __init__(
@@ -45,13 +49,15 @@ class VerificationCallback(L.Callback):
         truths: Mapping[str, ImageTruth],
         *,
         bootstrap: int = 200,
+        similarity: PairSimilarity | None = None,
     ) -> None:
         self.goal, self.distance, self.index, self.bootstrap = goal, distance, index, bootstrap
-        self.truths = truths
+        self.truths, self.similarity = truths, similarity
         self.point: OperatingPoint | None = None
         self.why_none = "no validation has run"
         self.figures: dict[str, dict[str, float]] = {}
         self.pairs: dict[str, ScoredPairs] = {}
+        self.embeddings: dict[str, Embeddings] = {}
         self._parts: list[tuple[Tensor, Tensor]] = []
 
     # --- collecting -----------------------------------------------------------------------------------------
@@ -114,14 +120,18 @@ class VerificationCallback(L.Callback):
             facts = truth.of_items(embeddings.image_rows)
             for name, (low, high) in ranking_intervals(pairs, **facts, replicates=self.bootstrap).items():
                 figures |= {f"{name}_low": low, f"{name}_high": high}
-        figures.update(retrieval(embeddings, truth))
-        if self.point is not None:
+        if self.similarity is None:
+            figures.update(retrieval(embeddings, truth))
+        if self.point is not None and self.similarity is None:
             figures.update(self._join(embeddings, truth, self.point))
         self._log(pl_module, "test", figures)
 
     def _score(self, name: str, embeddings: Embeddings) -> tuple[ScoredPairs, ImageTruth]:
         truth = self.truths[name]
-        self.pairs[name] = score_embeddings(embeddings.vectors, embeddings.image_rows, truth)
+        self.embeddings[name] = embeddings
+        self.pairs[name] = score_embeddings(
+            embeddings.vectors, embeddings.image_rows, truth, similarity=self.similarity
+        )
         return self.pairs[name], truth
 
     def _join(self, embeddings: Embeddings, truth: ImageTruth, point: OperatingPoint) -> dict[str, float]:

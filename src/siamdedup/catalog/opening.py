@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from siamdedup.catalog.adapters.registry import adapt
 from siamdedup.catalog.fetching.fetch import FetchReport, FetchSettings, fetch
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import REMOTE_PATTERN
@@ -24,7 +25,8 @@ class CatalogSettings:
 
     Attributes:
         source: "rendered" for the embedded catalogue, else a table, a folder of pictures, a list of files, or
-            several of them (``catalog.readers``).
+            several of them (``catalog.readers``); with ``adapter``, the folder of a public data set.
+        adapter: reads a public data set's published layout (``catalog.adapters.registry``); None for a catalogue.
         root: folder that relative picture paths start from; default: the table's own.
         truth: CSV of known relistings.
         columns: fields of ``catalog.columns.Columns``; those that are None come from the layout.
@@ -43,6 +45,7 @@ class CatalogSettings:
     memory_gb: float = 1.0
     fetch: Mapping[str, Any] | None = None
     progress: bool = True
+    adapter: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,16 +61,20 @@ def open_catalog(settings: CatalogSettings, ledger: Ledger) -> Catalog:
 def open_with_report(settings: CatalogSettings, ledger: Ledger) -> tuple[Catalog, TableReport]:
     """As ``open_catalog``, with what the doctor wants to know of the rows."""
     cache = Path(settings.cache_dir)
-    source, truth = settings.source, settings.truth
-    if source == "rendered":
+    source, truth, root, columns = settings.source, settings.truth, settings.root, settings.columns
+    if settings.adapter is not None:
+        found = adapt(settings.adapter, settings.name, cache)
+        source, root, columns = str(found.table), str(found.root), None
+        truth = truth or (str(found.truth) if found.truth else None)
+    elif source == "rendered":
         from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else here
 
         folder = render_catalog(cache)
         source, truth = str(folder / "catalog.csv"), str(folder / "truth.csv")
     catalog, report = read_catalog_with_report(
         source,
-        columns=settings.columns,
-        root=settings.root,
+        columns=columns,
+        root=root,
         truth=truth,
         ledger=ledger,
         store=cache / "catalogs",

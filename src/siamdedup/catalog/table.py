@@ -184,13 +184,20 @@ def with_truth(catalog: Catalog, path: Path) -> Catalog:
         raise CatalogError(
             "there is no such file", where=str(path), remedy="leave data.truth empty, or fix the path"
         )
-    table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(strings_can_be_null=False))
+    with path.open("rb") as file:
+        header = pa_csv.open_csv(file).schema.names
+    # Everything is text: the id 00012 is not the number 12.
+    table = pa_csv.read_csv(
+        path,
+        convert_options=pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+        ),
+    )
     for name in ("productId", "relistedFrom"):
         if name not in table.column_names:
             raise CatalogError(
                 f"column {name!r} is missing", where=str(path), remedy="it needs productId and relistedFrom"
             )
-    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
     relisted = np.stack(
         [_lookup(table[name], catalog.product_ids) for name in ("productId", "relistedFrom")], axis=1
     )

@@ -30,7 +30,7 @@ from siamdedup.verification.evaluate import (
 )
 from siamdedup.verification.fusion_fit import fit_fusion
 from siamdedup.verification.goals import Goal
-from siamdedup.verification.pairs import score_embeddings
+from siamdedup.verification.pairs import score_embeddings, score_hashes
 from siamdedup.verification.prior import measure_false_matches
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,12 @@ def baseline_rows(
     network: EmbeddingNetwork,
     parts: dict[str, Evaluation],
     goal: Goal,
-) -> dict[str, dict[str, float]]:
-    """The same pairs by dHash, by pHash, and by the backbone's own features before any training."""
+) -> tuple[dict[str, dict[str, float]], dict[str, ScoredPairs]]:
+    """The same pairs by dHash, by pHash, and by the backbone's own features before any training.
+
+    Returns:
+        Figures by method, and the scored test pairs by method.
+    """
     rows = evaluate_hashes(parts["val"], parts["test"], goal)
     frozen = EmbeddingNetwork(
         network.backbone, network.spec, head={"kind": "identity"}, pool=network.pool_name
@@ -65,7 +69,12 @@ def baseline_rows(
     point, _ = try_tune(scored[0], goal, distance=config.distance.name, bootstrap=0)
     rows["frozen backbone"] = {**ranking_metrics(scored[1]), **frozen_rates(scored[1], point)}
     network.to("cpu").train()
-    return rows
+    test = parts["test"]
+    pairs = {
+        name: score_hashes(prints.bits, prints.image_rows, test.truth)
+        for name, prints in test.fingerprints.items()
+    }
+    return rows, {**pairs, "frozen backbone": scored[1]}
 
 
 def start_head(
@@ -83,7 +92,7 @@ def start_head(
     features: list[torch.Tensor] = []
     hook = network.head.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
     try:
-        embed(config, network, datamodule.loader_of(datamodule.data.train_rows))
+        embed(config, network, datamodule.loader_of(np.unique(datamodule.data.train_rows)))
     finally:
         hook.remove()
     network.to("cpu").train()
@@ -98,7 +107,7 @@ def whiten_network(config: DictConfig, datamodule: CatalogDataModule, network: E
     """
     data, dim = datamodule.data, config.whiten.dim
     # Gallery pictures are in no matching pair: fitted on them, whitening would push down false matches alone.
-    rows = data.train_rows[~data.answering[data.train_rows]]
+    rows = np.unique(data.train_rows[~data.answering[data.train_rows]])
     if len(rows) <= dim and not config.whiten.shrink:
         raise ConfigError(
             f"whiten.dim={dim} needs more than {len(rows)} training pictures outside the gallery",
@@ -122,7 +131,8 @@ def validate(
 ) -> Validation:
     """Embed and score validation once: for the threshold, where it must be tuned again, and for the evidence."""
     vectors, rows = embed(config, network, datamodule.val_dataloader())
-    return Validation(vectors, rows, score_embeddings(vectors, rows, part.truth))
+    pairs = score_embeddings(vectors, rows, part.truth, similarity=network.pair)
+    return Validation(vectors, rows, pairs)
 
 
 def tune_again(

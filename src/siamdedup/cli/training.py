@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
 from siamdedup.embedding.network import EmbeddingNetwork, build_network, model_hash
 from siamdedup.embedding.objective import Objective
+from siamdedup.embedding.pairhead import DISTANCE_OF, VerificationLoss
 from siamdedup.embedding.prepare import settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
+from siamdedup.report.runs.artefacts import write_artefacts
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
 from siamdedup.verification.evaluate import (
@@ -42,8 +45,11 @@ from siamdedup.verification.evaluate import (
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
+def train(config: DictConfig, out: str | Path, *, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Train, tune, test; write ``model.ckpt``, ``metrics.json``, ``ledger.csv`` and ``config.yaml`` under ``out``.
+
+    Args:
+        callbacks: beside those of the configuration, e.g. what prunes a trial of a sweep.
 
     Returns:
         metrics (flat dict of floats) and the objects of the run: datamodule, module, trainer, callback.
@@ -69,21 +75,30 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
     suspected = sum(len(part.suspects) for part in parts.values())
     counts_table("Data", {**data.counts, "suspected duplicates left out": suspected}, data.ledger)
     truths = {name: part.truth for name, part in parts.items()}
-    goal, distance = build(config.threshold), config.distance.name
-    verification = VerificationCallback(goal, distance, build(config.index), truths)
-    rows = baseline_rows(config, datamodule, network, parts, goal) if config.baselines else {}
+    goal = build(config.threshold)
+    distance = DISTANCE_OF[network.pair.kind] if network.pair is not None else config.distance.name
+    verification = VerificationCallback(goal, distance, build(config.index), truths, similarity=network.pair)
+    rows, pairs = baseline_rows(config, datamodule, network, parts, goal) if config.baselines else ({}, {})
     start_head(config, datamodule, network, init)
+    objective = build_objective(config, data.n_labels, network.dim)
+    if isinstance(objective.loss, VerificationLoss):
+        objective.loss.bind(network.pair)
     module = SiameseModule(
         network,
-        build_objective(config, data.n_labels, network.dim),
+        objective,
         build(config.optimizer),
         build(config.scheduler) if config.scheduler.get("_target_") else None,
         **plain(config.model),
     )
     # First of all callbacks: averaging callbacks swap weights back when validation ends.
-    callbacks = [verification, *(build(c) for c in config.callbacks.values() if c is not None)]
+    oneshot = [build(config.oneshot)] if config.oneshot.get("_target_") else []
+    for trials in oneshot:
+        trials.bind(verification, datamodule.transform.input)
+    given = [build(c) for c in config.callbacks.values() if c is not None]
     loggers = [build(entry) for entry in config.logger.values() if entry is not None]
-    trainer: L.Trainer = build(config.trainer, callbacks=callbacks, logger=loggers)
+    trainer: L.Trainer = build(
+        config.trainer, callbacks=[verification, *oneshot, *given, *callbacks], logger=loggers
+    )
     status = "failed"
     try:
         for logger in loggers:
@@ -104,7 +119,8 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         metrics.update(_values(trainer))
         rows["siamdedup"] = verification.figures["test"]
         evidence = {"rows": rows, "histogram": histogram(verification)}
-        evidence |= measure_evidence(config, datamodule, parts["val"], validated)
+        if network.pair is None:  # what dedup.py needs to know; it takes no other
+            evidence |= measure_evidence(config, datamodule, parts["val"], validated)
         model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
     finally:
@@ -114,6 +130,12 @@ def train(config: DictConfig, out: str | Path) -> dict[str, Any]:
         metrics.update({f"{name}/{k}": v for k, v in figures.items() if name != "siamdedup"})
     record = run_record(config, metrics, data, verification.point, seconds=time.perf_counter() - started)
     write_json(out / "metrics.json", record)
+    tested = verification.embeddings["test"]
+    write_artefacts(
+        out, pairs={**pairs, "siamdedup": verification.pairs["test"]},
+        threshold=verification.point.threshold if verification.point else None, distance=distance,
+        vectors=tested.vectors, rows=tested.image_rows, truth=truths["test"], catalog=data.test.catalog,
+    )  # fmt: skip
     comparison_table(rows)
     point_table(verification.point, verification.why_none)
     log.info("model: %s", model)
@@ -136,6 +158,7 @@ def build_datamodule(config: DictConfig) -> CatalogDataModule:
         config.transform.augment,
         plain(config.transform)["probability"],
         config.transform.store_scale,
+        build(config.transform.strokes) if config.transform.get("strokes") else None,
     )
     return CatalogDataModule(
         settings_from(settings),

@@ -52,7 +52,11 @@ class CatalogDataModule(L.LightningDataModule):
         if self._sampler is None:
             rank = self.trainer.global_rank if self.trainer is not None else 0
             self._sampler = self.make_sampler(
-                self.data.train_labels, self.batch_size, seed=self.seed, rank=rank
+                self.data.train_labels,
+                self.batch_size,
+                seed=self.seed,
+                rank=rank,
+                groups=self.data.train_groups,
             )
         return self._sampler
 
@@ -76,6 +80,7 @@ class CatalogDataModule(L.LightningDataModule):
                 data.train_labels,
                 self.transform,
                 families=data.train_families,
+                views=data.train_views if data.train_views.any() else None,
                 seed=self.seed,
             ),  # type: ignore[arg-type]
             batch_size=self.batch_size,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from siamdedup.catalog.images import decode, read_bytes
 from siamdedup.catalog.locate import locate
 from siamdedup.catalog.pixels import PixelStore
+from siamdedup.embedding.strokes import turned
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import ImageError
 from siamdedup.types import Catalog, IntArray
@@ -37,8 +38,9 @@ Sample = tuple[np.ndarray, int, int, int]  # pixels, label, family, image row
 class TrainImages(Dataset[Sample]):
     """Augmented pictures with their labels, addressed by (item, draw).
 
-    ``rows``, ``labels`` and ``families`` are int64 (n_items,): rows of the catalogue's images, their training
-    labels, and the families that must not be told apart (default: the labels).
+    ``rows``, ``labels``, ``families`` and ``views`` are int64 (n_items,): rows of the catalogue's images, their
+    training labels, the families that must not be told apart (default: the labels), and how each is turned
+    before anything else (``strokes.turned``; default: not at all).
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class TrainImages(Dataset[Sample]):
         transform: TrainTransform,
         *,
         families: IntArray | None = None,
+        views: IntArray | None = None,
         seed: int = 0,
     ) -> None:
         self.store, self.rows, self.labels, self.transform, self.seed = store, rows, labels, transform, seed
+        self.views = views
         self.families = labels if families is None else families
 
     def __len__(self) -> int:
@@ -61,7 +65,10 @@ class TrainImages(Dataset[Sample]):
         item, draw = index
         rng = np.random.default_rng([self.seed, draw])
         try:
-            pixels = self.transform(self.store.get(int(self.rows[item])), rng)
+            pixels = self.store.get(int(self.rows[item]))
+            if self.views is not None:
+                pixels = turned(pixels, int(self.views[item]))
+            pixels = self.transform(pixels, rng)
         except ImageError:
             return None  # a file that vanished in mid-run costs its own place in the batch, no more
         return pixels, int(self.labels[item]), int(self.families[item]), int(self.rows[item])

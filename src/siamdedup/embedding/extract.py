@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.embedding.checkpoint import TrainedModel
 from siamdedup.embedding.dataset import Loaded
+from siamdedup.errors import CheckpointError
 from siamdedup.imagepass.run import PassSettings, image_pass
 from siamdedup.imagepass.view import PassResult
 from siamdedup.types import Catalog, Embeddings, IntArray
@@ -35,6 +36,11 @@ class EmbeddingFeature:
     def __init__(
         self, model: TrainedModel, *, batch_size: int, device: str = "auto", precision: str = "auto"
     ) -> None:
+        if model.network.pair is not None:
+            raise CheckpointError(
+                f"its pictures are compared by a {model.distance.replace('_', ' ')}, which no join can use",
+                remedy="train with head.pair=null for dedup.py and embed.py",
+            )
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
         self.model, self.batch_size = model, batch_size

@@ -29,6 +29,18 @@ class LinearHead(nn.Module):
         return self.norm(self.linear(self.dropout(features)))
 
 
+class SigmoidHead(nn.Module):
+    """One linear layer and a sigmoid (Koch et al. 2015, 4,096 units): (N, n_features) -> (N, dim) in 0..1."""
+
+    def __init__(self, n_features: int, dim: int = 4096) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear = nn.Linear(n_features, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features).sigmoid()
+
+
 class IdentityHead(nn.Module):
     """The backbone's features as they are: the frozen baseline."""
 

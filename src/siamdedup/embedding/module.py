@@ -68,7 +68,7 @@ class SiameseModule(L.LightningModule):
         self._forward: Callable[[Tensor], Tensor] = called.__call__
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> float32 (N, dim) of norm 1."""
+        """uint8 (N, 3, H, W) -> float32 (N, dim), of norm 1 where the network has no pair head."""
         return self._forward(images)
 
     def train(self, mode: bool = True) -> SiameseModule:

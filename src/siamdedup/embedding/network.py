@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from siamdedup.embedding import convnets  # noqa: F401  (registers its networks with timm)
 from siamdedup.embedding.backbone import BackboneSpec, create_backbone, rebuild_backbone
-from siamdedup.embedding.heads import GeMPool, IdentityHead, LinearHead, Whiten
+from siamdedup.embedding.heads import GeMPool, IdentityHead, LinearHead, SigmoidHead, Whiten
+from siamdedup.embedding.pairhead import PairHead
 from siamdedup.errors import CheckpointError, ConfigError
 
-_HEADS = {"linear": LinearHead, "identity": IdentityHead}
+_HEADS = {"linear": LinearHead, "sigmoid": SigmoidHead, "identity": IdentityHead}
 
 
 class EmbeddingNetwork(nn.Module):
     """Backbone, pooling, head, L2; where ``whiten`` names a number of dimensions, whitening to it and L2 again.
 
-    ``forward`` takes uint8 (N, 3, H, W) and gives float32 (N, dim) of norm 1. Scaling to [0, 1], mean and std
-    happen here, on the device: the loader's workers and the transfer carry bytes.
+    ``forward`` takes uint8 (N, 3, H, W) and gives float32 (N, dim) of norm 1; where ``head["pair"]`` names a
+    similarity of its own (``PairHead``), the head's values as they are, and ``pair`` compares them. Scaling to [0, 1],
+    mean and std happen here, on the device: the loader's workers and the transfer carry bytes.
     """
 
     mean: Tensor
@@ -44,12 +47,16 @@ class EmbeddingNetwork(nn.Module):
             raise ConfigError(f"unknown pooling {pool!r}", remedy="use 'backbone' (timm's own) or 'gem'")
         self.backbone, self.spec = backbone, spec
         self.head_config, self.pool_name = dict(head), pool
+        pair = head.get("pair")
+        if pair is not None and whiten is not None:
+            raise ConfigError("whitening needs unit vectors", remedy="use head.pair=null with whiten.dim")
         self.pool: nn.Module | None = GeMPool() if pool == "gem" else None
-        options = {k: v for k, v in head.items() if k != "kind"}
+        options = {k: v for k, v in head.items() if k not in ("kind", "pair")}
         # Some timm models widen their pooled features before the classifier.
         pooled = getattr(backbone, "head_hidden_size", None) if self.pool is None else None
         n_features: Any = pooled or backbone.num_features
         self.head = _HEADS[kind](int(n_features), **options)
+        self.pair = PairHead(self.head.dim, pair) if pair is not None else None
         self.whiten = Whiten(self.head.dim, whiten) if whiten is not None else None
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -61,9 +68,12 @@ class EmbeddingNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
-        features = self.backbone(x) if self.pool is None else self.pool(self._maps(x))
+        pooled = self.backbone(x) if self.pool is None else self.pool(self._maps(x))
         # Distances near zero decide; half precision ends before the norm.
-        vectors = normalize(self.head(features).float(), dim=1)
+        values: Tensor = self.head(pooled).float()
+        if self.pair is not None:
+            return values
+        vectors = normalize(values, dim=1)
         return vectors if self.whiten is None else normalize(self.whiten(vectors), dim=1)
 
     def _maps(self, x: Tensor) -> Tensor:

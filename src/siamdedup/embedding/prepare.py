@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.catalog.splits import Splits, split_families
 from siamdedup.catalog.table import catalog_hash, subset
 from siamdedup.catalog.verdicts import Verdicts, read_verdicts
+from siamdedup.embedding.strokes import DIHEDRAL
 from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.types import BoolArray, Catalog, HeldOut, IntArray
 
@@ -38,6 +40,12 @@ class DataSettings(CatalogSettings):
             different is never a negative, in training or in evaluation.
         gallery_images: at most so many pictures of the training split answer queries in evaluation.
         relist: turn planting off where the catalogue's own truth suffices.
+        matching: what evaluation looks for: "relisted" products, or all pictures of one "family", as the
+            benchmarks of metric learning do.
+        keep_whole, published_splits: see ``catalog.splits.split_families`` (whole, given).
+        turns: each training picture is so many things to learn: 1, 4 (quarter turns) or 8 (mirrored as well).
+        evaluation_images: at most so many pictures of a held-out split are asked (whole families), for what cannot
+            afford all pairs.
     """
 
     fractions: Mapping[str, float] | None = None
@@ -50,6 +58,11 @@ class DataSettings(CatalogSettings):
     relist_seed: int = 0
     verdicts: Sequence[str] = ()
     gallery_images: int = 20_000
+    matching: str = "relisted"
+    keep_whole: str | None = None
+    published_splits: Mapping[str, str] | None = None
+    turns: int = 1
+    evaluation_images: int | None = None
     cache_gb: float = 8.0
     workers: int = 2
 
@@ -62,6 +75,9 @@ class PreparedData:
         train_rows, train_labels, train_families: int64 (n,): images of ``catalog`` to learn from, their labels
             0..n_labels-1 (two of one label are a positive pair), and their families or tied groups of families
             (two of one family are never a negative pair).
+        train_groups: int64 (n,), numbers of the ``keep_whole`` groups, each view of one a group of its own; None
+            where families have none.
+        train_views: int64 (n,), how each is turned (``strokes.turned``).
         answering: bool (n_images,), pictures of training products that answer queries in evaluation.
         val, test: what to evaluate on, with planted relistings and their truth.
     """
@@ -72,6 +88,8 @@ class PreparedData:
     train_rows: IntArray
     train_labels: IntArray
     train_families: IntArray
+    train_views: IntArray
+    train_groups: IntArray | None
     answering: BoolArray
     val: HeldOut
     test: HeldOut
@@ -91,6 +109,8 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         CatalogError: nothing can be read, or families teach nothing.
     """
     ledger = Ledger()
+    if settings.matching not in ("relisted", "family"):
+        raise ConfigError(f"unknown data.matching {settings.matching!r}", remedy="use 'relisted' or 'family'")
     catalog = open_catalog(settings, ledger)
     cache = Path(settings.cache_dir)
     store = PixelStore(
@@ -112,7 +132,14 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
     alike = _not_different(judged, catalog)
     at_most = settings.max_shared_families
     ties = tie_families(catalog, store.digests, max_families=at_most, ledger=ledger, not_different=alike)
-    splits = split_families(catalog, ties, settings.fractions, seed=settings.split_seed)
+    splits = split_families(
+        catalog,
+        ties,
+        settings.fractions,
+        seed=settings.split_seed,
+        whole=settings.keep_whole,
+        given=settings.published_splits,
+    )
 
     # Known relistings keep families on one side of a split, but learning must not know of them.
     learned = tie_families(catalog, store.digests, max_families=at_most, use_truth=False, not_different=alike)
@@ -131,8 +158,10 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
 
     gallery = _gallery_products(catalog, splits.train, settings)
     evaluation = {
-        name: _held_out(catalog, splits[name], gallery, settings, judged, ledger) for name in ("val", "test")
+        name: _held_out(catalog, _at_most(catalog, splits[name], settings), gallery, settings, judged, ledger)
+        for name in ("val", "test")
     }
+    rows, labels, component, views = _turned(rows, labels, component, settings)
     counts = {
         "products": catalog.n_products,
         "families": catalog.n_families,
@@ -156,6 +185,8 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         train_rows=rows,
         train_labels=labels,
         train_families=component,
+        train_views=views,
+        train_groups=_groups_of(catalog, rows, family, views, settings.keep_whole),
         answering=_shown_by(catalog, set(catalog.product_ids.take(gallery).to_pylist())),
         val=evaluation["val"],
         test=evaluation["test"],
@@ -170,6 +201,48 @@ def _gallery_products(catalog: Catalog, train: IntArray, settings: DataSettings)
     order = np.random.default_rng([settings.split_seed, 5]).permutation(train)
     pictures = np.cumsum(np.diff(catalog.offsets)[order])
     return np.sort(order[: int(np.searchsorted(pictures, settings.gallery_images, side="right"))])
+
+
+def _at_most(catalog: Catalog, products: IntArray, settings: DataSettings) -> IntArray:
+    """The products of whole families (and of whole ``keep_whole`` groups), in a seeded order, up to the limit."""
+    if settings.evaluation_images is None:
+        return products
+    rng = np.random.default_rng([settings.split_seed, 6])
+    names = catalog.families.take(products).to_pylist()
+    if settings.keep_whole is not None:
+        found = [re.match(settings.keep_whole, name) for name in names]
+        names = [match.group() if match else name for match, name in zip(found, names, strict=True)]
+    families, of_product = np.unique(names, return_inverse=True)
+    place = rng.permutation(len(families))[of_product]
+    order = np.argsort(place, kind="stable")
+    pictures = np.cumsum(np.diff(catalog.offsets)[products[order]])
+    last = place[order][min(int(np.searchsorted(pictures, settings.evaluation_images)), len(order) - 1)]
+    return products[place <= last]
+
+
+def _turned(
+    rows: IntArray, labels: IntArray, component: IntArray, settings: DataSettings
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Rows, labels, families and views of the training items, once for each way of turning a picture."""
+    turns = settings.turns
+    if turns not in (1, 4, DIHEDRAL):
+        raise ConfigError(f"unknown data.turns {turns}", remedy=f"use 1, 4 or {DIHEDRAL}")
+    views = np.repeat(np.arange(turns, dtype=np.int64), len(rows))
+    many = np.tile(labels, turns) + views * (labels.max() + 1)
+    families = np.tile(component, turns) + views * (component.max() + 1)
+    return np.tile(rows, turns), many, families, views
+
+
+def _groups_of(
+    catalog: Catalog, rows: IntArray, family: IntArray, views: IntArray, whole: str | None
+) -> IntArray | None:
+    """int64 (n,): the group of each training item."""
+    if whole is None:
+        return None
+    name = np.full(catalog.n_families, "", object)
+    name[catalog.labels] = [(re.match(whole, f) or [f])[0] for f in catalog.families.to_pylist()]
+    group = np.unique(name.astype(str), return_inverse=True)[1]
+    return np.asarray(group[family[rows]] * DIHEDRAL + views, np.int64)
 
 
 def _not_different(judged: Verdicts, catalog: Catalog) -> IntArray:
@@ -209,6 +282,7 @@ def _held_out(
         _shown_by(part, answering),
         left_out[(left_out >= 0).all(1)],
         confirmed[(confirmed >= 0).all(1)],
+        settings.matching == "family",
     )
 
 

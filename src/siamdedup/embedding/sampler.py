@@ -24,8 +24,17 @@ class DrawSampler(Sampler[tuple[int, int]]):
 
     tuples_given = False  # True where batches consist of explicit triplets
 
-    def __init__(self, labels: IntArray, batch_size: int, *, seed: int = 0, rank: int = 0) -> None:
+    def __init__(
+        self,
+        labels: IntArray,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        groups: IntArray | None = None,
+    ) -> None:
         self.labels, self.batch_size, self.seed, self.rank = labels, batch_size, seed, rank
+        self.groups = groups
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -75,6 +84,67 @@ class MPerClass(DrawSampler):
 
     def __len__(self) -> int:
         return len(self._sampler)
+
+
+class GroupedPerClass(DrawSampler):
+    """Batches from a few groups of classes (alphabets, categories): look-alikes meet, and are told apart.
+
+    A batch has ``m`` images of each class (repeated where a class has fewer), and its classes come in equal shares
+    from ``groups_per_batch`` groups drawn at random; a group too small for its share gives all it has, and
+    further groups the rest.
+    """
+
+    def __init__(
+        self,
+        labels: IntArray,
+        batch_size: int,
+        m: int = 2,
+        groups_per_batch: int = 3,
+        length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(labels, batch_size, **kwargs)
+        if self.groups is None:
+            raise ConfigError("this sampler needs groups of families", remedy="set data.keep_whole")
+        self.items, start = np.argsort(labels, kind="stable"), np.unique(labels, return_index=True)
+        sizes = np.bincount(labels)
+        self.sizes, self.start = sizes, np.cumsum(sizes) - sizes
+        of_class = self.groups[start[1]]
+        order = np.argsort(of_class, kind="stable")
+        self.members = np.split(order, np.flatnonzero(np.diff(of_class[order])) + 1)
+        if batch_size % m or batch_size // m > len(sizes):
+            raise ConfigError(
+                f"batch size {batch_size} with {m} images of each class needs {batch_size / m:g} of {len(sizes)} classes",
+                remedy="change data.batch_size or sampler.m",
+            )
+        self.m, self.share = m, -(-(batch_size // m) // groups_per_batch)
+        self.length = max(batch_size, (length or len(labels)) // batch_size * batch_size)
+
+    def draw(self, seed: int) -> IntArray:
+        rng = np.random.default_rng(seed)
+        return np.concatenate([self._batch(rng) for _ in range(self.length // self.batch_size)])
+
+    def _batch(self, rng: np.random.Generator) -> IntArray:
+        wanted = self.batch_size // self.m
+        classes: list[int] = []
+        for group in rng.permutation(len(self.members)):
+            members = self.members[group]
+            classes += rng.permutation(members)[: min(self.share, wanted - len(classes))].tolist()
+            if len(classes) == wanted:
+                break
+        drawn = [
+            rng.choice(self.sizes[c], self.m, replace=self.sizes[c] < self.m) + self.start[c] for c in classes
+        ]
+        if len(classes) < wanted:  # every group gave its share: the rest from anywhere
+            rest = rng.permutation(np.setdiff1d(np.arange(len(self.sizes)), classes))[: wanted - len(classes)]
+            drawn += [
+                rng.choice(self.sizes[c], self.m, replace=self.sizes[c] < self.m) + self.start[c]
+                for c in rest
+            ]
+        return self.items[np.concatenate(drawn)]
+
+    def __len__(self) -> int:
+        return self.length
 
 
 class Triplets(DrawSampler):

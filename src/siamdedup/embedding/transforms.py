@@ -9,6 +9,7 @@ import numpy as np
 
 from siamdedup.catalog.images import Pixels, fit
 from siamdedup.catalog.relist_ops import augment
+from siamdedup.embedding.strokes import Strokes
 
 TRANSFORM_VERSION = 1
 
@@ -33,7 +34,7 @@ class InputTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Relisting operations as augmentation, then ``input``.
+    """Relisting operations as augmentation, or ``strokes`` for line drawings, then ``input``.
 
     ``probability`` maps operations of ``relist_ops.augment`` to how often each is applied; None keeps its own.
     ``store_scale``: training pictures are kept this much larger than ``size``, so that crops still have detail.
@@ -43,12 +44,15 @@ class TrainTransform:
     enabled: bool = True
     probability: dict[str, float] | None = None
     store_scale: float = 1.25
+    strokes: Strokes | None = None
 
     @property
     def store_side(self) -> int:
         return round(self.input.size * self.store_scale)
 
     def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        if self.enabled:
+        if self.enabled and self.strokes is not None:
+            pixels = self.strokes(pixels, rng)
+        elif self.enabled:
             pixels = augment(pixels, rng, probability=self.probability)
         return self.input(pixels)

@@ -2,7 +2,8 @@
 
 For unit vectors all three are the same ordering of pairs, told in other units:
 ``cosine`` = 1 - cos in 0..2, ``euclidean`` = |a - b| = sqrt(2 - 2 cos) in 0..2 and
-``squared_euclidean`` = 2 - 2 cos in 0..4 (FaceNet's).
+``squared_euclidean`` = 2 - 2 cos in 0..4 (FaceNet's). Features that are compared by a head of their own
+(``PairSimilarity``) have a distance >= 0 of their own, and 1 - distance is their similarity.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 DISTANCES = ("cosine", "euclidean", "squared_euclidean")
+# Of features that are not of unit length: -log P(same) of a learnt head, and |a - b|. Similarity is 1 - distance.
+PAIR_DISTANCES = ("verification_head", "plain_euclidean")
+_ONE_MINUS = ("cosine", *PAIR_DISTANCES)
 # A float32 product of a unit vector with itself misses 1 by some 1e-7: closer than this is the same picture.
 IDENTICAL = 1e-6
 
@@ -21,7 +25,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def _known(name: str) -> None:
-    if name not in DISTANCES:
+    if name not in DISTANCES + PAIR_DISTANCES:
         raise ValueError(f"unknown distance {name!r}: one of {', '.join(DISTANCES)}")
 
 
@@ -57,7 +61,7 @@ def to_distance(similarity: float | Floats, name: str) -> float | Float64Array:
     """
     _known(name)
     distance = 1.0 - np.asarray(snap(similarity))
-    if name != "cosine":
+    if name not in _ONE_MINUS:
         distance = 2.0 * distance
     if name == "euclidean":
         distance = np.sqrt(distance)
@@ -83,7 +87,7 @@ def to_similarity(distance: float | Floats, name: str) -> float | Float64Array:
         raise ValueError("a distance cannot be negative")
     if name == "euclidean":
         value = value * value
-    similarity = 1.0 - value if name == "cosine" else 1.0 - value / 2.0
+    similarity = 1.0 - value if name in _ONE_MINUS else 1.0 - value / 2.0
     return float(similarity) if similarity.ndim == 0 else similarity
 
 

@@ -46,7 +46,12 @@ def prepare_evaluation(held_out: HeldOut, *, suspects: bool = True, workers: int
     """
     catalog = held_out.catalog
     placeholder = tie_families(catalog).placeholder
-    truth = image_truth(catalog, placeholder=placeholder, gallery=held_out.gallery).without(held_out.left_out)
+    truth = image_truth(
+        catalog,
+        placeholder=placeholder,
+        gallery=held_out.gallery,
+        families_match=held_out.families_match,
+    ).without(held_out.left_out)
     if not suspects:
         return Evaluation(truth, {}, np.empty((0, 2), np.int64))
     prints = fingerprint(catalog, workers=workers)

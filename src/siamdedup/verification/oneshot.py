@@ -16,6 +16,7 @@ from scipy.stats import bootstrap
 from siamdedup.errors import SiamdedupError
 from siamdedup.types import BoolArray, IntArray
 from siamdedup.verification.distances import IDENTICAL, Float64Array, Floats
+from siamdedup.verification.pairs import PairSimilarity
 
 SUPPORTS = ("mean", "best")
 _FLOATS = 1 << 24  # float32 values of one block of episodes: 64 MB
@@ -58,6 +59,7 @@ def one_shot(
     within_group: bool = True,
     support: str = "mean",
     seed: int = 0,
+    similarity: PairSimilarity | None = None,
 ) -> OneShot:
     """Accuracy over drawn episodes: classes and pictures without replacement within an episode.
 
@@ -114,7 +116,7 @@ def one_shot(
     answer = np.tile(np.tile(np.arange(n_way), each)[:queries_per_episode], (episodes, 1))
     turn_of = np.tile(np.repeat(np.arange(each), n_way)[:queries_per_episode], (episodes, 1))
     query = rows[np.arange(episodes)[:, None], answer, k_shot + turn_of]
-    right = _answer(vectors, rows[..., :k_shot], query, answer, support)
+    right = _answer(vectors, rows[..., :k_shot], query, answer, support, similarity)
     left_out = tuple(names[np.setdiff1d(np.arange(len(names)), usable)].tolist())
     return _summary(right, names[drawn] if within_group else None, left_out)
 
@@ -127,6 +129,7 @@ def given_episodes(
     groups: npt.NDArray[Any] | None = None,
     *,
     support: str = "mean",
+    similarity: PairSimilarity | None = None,
 ) -> OneShot:
     """Accuracy over given episodes; Lake's 20 runs of 20 trials are (20, 20), (20, 20) and (20, 20).
 
@@ -136,6 +139,7 @@ def given_episodes(
         query_rows: int64 (episodes, queries).
         answer: int64 (episodes, queries), the place of the right class in 0..n_way-1.
         groups: (episodes,), the group of each episode, which is then the independent unit.
+        similarity: compares features of any length, each query with its most similar support; without it, cosine.
         support: "mean" compares a query with the mean of a class's support unit vectors, of unit length again;
             "best" with its most similar support.
 
@@ -144,7 +148,7 @@ def given_episodes(
     """
     if support_rows.ndim == 2:
         support_rows = support_rows[..., None]
-    right = _answer(vectors, support_rows, query_rows, answer, support)
+    right = _answer(vectors, support_rows, query_rows, answer, support, similarity)
     if groups is not None and np.shape(groups) != (len(right),):
         raise ValueError(f"{len(right)} episodes need as many groups, not {np.shape(groups)}")
     return _summary(right, None if groups is None else np.asarray(groups), ())
@@ -197,7 +201,12 @@ def _distinct(rng: np.random.Generator, sizes: IntArray, m: int) -> IntArray:
 
 
 def _answer(
-    vectors: npt.NDArray[Any], supports: IntArray, queries: IntArray, answer: IntArray, support: str
+    vectors: npt.NDArray[Any],
+    supports: IntArray,
+    queries: IntArray,
+    answer: IntArray,
+    support: str,
+    similarity: PairSimilarity | None = None,
 ) -> BoolArray:
     """bool (episodes, queries): whether each query was answered right. Episodes go block by block."""
     if support not in SUPPORTS:
@@ -213,6 +222,12 @@ def _answer(
         if not rows.size or rows.min() < 0 or rows.max() >= len(vectors):
             raise ValueError(f"rows must lie in 0..{len(vectors) - 1}, and there must be some")
     n_way, k_shot = supports.shape[1:]
+    if similarity is not None:
+        tables = [
+            similarity.table(vectors[asked], vectors[shown.ravel()]).reshape(-1, n_way, k_shot).max(-1)
+            for asked, shown in zip(queries, supports, strict=True)
+        ]
+        return score_trials(np.stack(tables), answer)
     values = (n_way * k_shot + queries.shape[1]) * vectors.shape[1] + n_way * k_shot * queries.shape[1]
     step = max(1, _FLOATS // values)
     right = []
@@ -224,8 +239,8 @@ def _answer(
             # Supports that cancel out are like nothing: similarity 0.
             shown /= np.maximum(np.linalg.norm(shown, axis=-1, keepdims=True), np.float32(IDENTICAL))
         flat = shown.reshape(len(shown), -1, vectors.shape[1])
-        similarity = _unit(vectors, queries[part]) @ flat.transpose(0, 2, 1)
-        best = similarity.reshape(*similarity.shape[:2], n_way, -1).max(-1)
+        cosine = _unit(vectors, queries[part]) @ flat.transpose(0, 2, 1)
+        best = cosine.reshape(*cosine.shape[:2], n_way, -1).max(-1)
         right.append(score_trials(best, answer[part]))
     return np.concatenate(right)
 

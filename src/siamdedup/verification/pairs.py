@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,24 @@ from siamdedup.types import BoolArray, Catalog, FloatArray, IntArray, ScoredPair
 from siamdedup.verification.distances import Float64Array, Floats, snap, unit_rows
 
 _Rows = Callable[[slice | IntArray], FloatArray]  # items -> float32 (items, k); their dot product ranks pairs
+
+
+class PairSimilarity(Protocol):
+    """A similarity that is no dot product: larger is closer, and 1 is the most there is."""
+
+    def rows(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FloatArray:
+        """float32 (n,) of (n, d) and (n, d)."""
+
+    def table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FloatArray:
+        """float32 (n, m) of (n, d) and (m, d)."""
+
+
+class _Dot:
+    def rows(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FloatArray:
+        return np.asarray(np.einsum("ij,ij->i", a, b))
+
+    def table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FloatArray:
+        return np.asarray(a @ b.T)
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,11 @@ def _code(pairs: IntArray, n: int) -> IntArray:
 
 
 def image_truth(
-    catalog: Catalog, *, placeholder: BoolArray | None = None, gallery: BoolArray | None = None
+    catalog: Catalog,
+    *,
+    placeholder: BoolArray | None = None,
+    gallery: BoolArray | None = None,
+    families_match: bool = False,
 ) -> ImageTruth:
     """True families of the pictures, and the matching pairs that follow from the known relistings.
 
@@ -115,10 +137,13 @@ def image_truth(
         placeholder: bool (n_images,), "no image" signs and the like: they tie no families and are in no
             matching pair. Where it is not given, one such sign makes all families that show it one.
         gallery: bool (n_images,), see ``ImageTruth``; matching pairs of two such pictures are left out.
+        families_match: every two pictures of one family are a matching pair as well.
     """
     n_families, n_images = catalog.n_families, catalog.n_images
     says_something = np.ones(n_images, np.bool_) if placeholder is None else ~placeholder
     matching = _relisted_pairs(catalog)
+    if families_match:
+        matching = np.unique(np.concatenate([matching, _family_pairs(catalog)]), axis=0)
     matching = matching[says_something[matching].all(1)]
     entry_family = catalog.labels[catalog.product_of_entry()]
     shows = np.stack([entry_family, n_families + catalog.image_index], 1)[says_something[catalog.image_index]]
@@ -128,6 +153,17 @@ def image_truth(
     if gallery is None:
         return ImageTruth(component.astype(np.int64), matching)
     return ImageTruth(component.astype(np.int64), matching[~gallery[matching].all(1)], gallery)
+
+
+def _family_pairs(catalog: Catalog) -> IntArray:
+    """int64 (n, 2): pairs (smaller, larger) of different pictures that one family shows, each once."""
+    shows = np.unique(np.stack([catalog.labels[catalog.product_of_entry()], catalog.image_index], 1), axis=0)
+    start = np.searchsorted(shows[:, 0], shows[:, 0], side="right")
+    # Each picture is paired with those that follow it in its family.
+    count = start - np.arange(len(shows)) - 1
+    left = np.repeat(np.arange(len(shows)), count)
+    right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(count) - count, count)
+    return np.unique(np.stack([shows[left, 1], shows[right, 1]], 1), axis=0).astype(np.int64)
 
 
 def _relisted_pairs(catalog: Catalog) -> IntArray:
@@ -157,14 +193,16 @@ def score_embeddings(
     *,
     max_nonmatch: int = 2_000_000,
     tile: int = 2048,
+    similarity: PairSimilarity | None = None,
 ) -> ScoredPairs:
-    """Cosine similarity of all matching pairs and of the most similar non-matching pairs.
+    """Cosine similarity (or ``similarity``) of all matching pairs and of the most similar non-matching pairs.
 
     Exact: every pair of different true families is looked at, block by block of ``tile``² pairs, and is
     non-matching unless the truth is unsure of it or both are of the gallery. Time grows with n², memory with
     ``max_nonmatch`` and ``tile``².
 
     Args:
+        similarity: compares features of any length; without it, vectors are of unit length.
         vectors: float (n, d), unit length (a memory map will do). Rounding to float16 undoes unit length, and
             with it distance 0 of the same picture: it is restored in float32.
         image_rows: int64 (n,), the picture of each vector, each once.
@@ -181,6 +219,12 @@ def score_embeddings(
     def unit(rows: slice | IntArray) -> FloatArray:
         return unit_rows(vectors[rows])
 
+    if similarity is not None:
+
+        def features(rows: slice | IntArray) -> FloatArray:
+            return np.asarray(vectors[rows], np.float32)
+
+        return _score(features, snap, len(vectors), image_rows, truth, max_nonmatch, tile, similarity)
     return _score(unit, snap, len(vectors), image_rows, truth, max_nonmatch, tile)
 
 
@@ -217,19 +261,21 @@ def _score(
     truth: ImageTruth,
     max_nonmatch: int,
     tile: int,
+    similar: PairSimilarity | None = None,
 ) -> ScoredPairs:
+    similar = similar or _Dot()
     if len(image_rows) != n or max_nonmatch < 1 or tile < 1:
         raise ValueError(f"{n} items need as many image rows, not {len(image_rows)}; max_nonmatch, tile >= 1")
     left, right = truth.positions(image_rows)[0].T
     parts = [slice(start, start + tile) for start in range(0, len(left), tile)]
-    dots = [np.einsum("ij,ij->i", rows(left[part]), rows(right[part])) for part in parts]
+    dots = [similar.rows(rows(left[part]), rows(right[part])) for part in parts]
     component = truth.component[image_rows]
     n_nonmatch = _pairs_across(component)
     gallery = truth.gallery[image_rows]
     n_nonmatch -= _pairs_across(component[gallery])
     unsure = _code(truth.unsure_positions(image_rows), n)
     n_nonmatch -= len(unsure)
-    value, code = _top_nonmatching(rows, n, component, gallery, unsure, max_nonmatch, tile)
+    value, code = _top_nonmatching(rows, similar, n, component, gallery, unsure, max_nonmatch, tile)
     order = np.argsort(code)
     other_left, other_right = np.divmod(code[order], max(n, 1))
     similarity = to_similarity(np.concatenate([*dots, value[order]])).astype(np.float32)
@@ -245,9 +291,16 @@ def _pairs_across(component: IntArray) -> int:
 
 
 def _top_nonmatching(
-    rows: _Rows, n: int, component: IntArray, gallery: BoolArray, unsure: IntArray, keep: int, tile: int
+    rows: _Rows,
+    similar: PairSimilarity,
+    n: int,
+    component: IntArray,
+    gallery: BoolArray,
+    unsure: IntArray,
+    keep: int,
+    tile: int,
 ) -> tuple[FloatArray, IntArray]:
-    """The ``keep`` largest dot products between different components, and ``left * n + right`` of each.
+    """The ``keep`` largest similarities between different components, and ``left * n + right`` of each.
 
     Pairs of two items of the gallery are left out, and those whose code is in ``unsure`` (sorted). Which of
     several pairs tied at the smallest value are held is left open.
@@ -259,7 +312,7 @@ def _top_nonmatching(
         left_out = unsure[slice(*np.searchsorted(unsure, (top * n, (top + tile) * n)))]
         for side in range(top, n, tile):
             b = a if side == top else rows(slice(side, side + tile))
-            dot = (a @ b.T).ravel()
+            dot = similar.table(a, b).ravel()
             # The cut rises quickly: what lies above it is sparse, so families are compared only there.
             hit = np.flatnonzero(dot > cut)
             left, right = np.divmod(hit, len(b))

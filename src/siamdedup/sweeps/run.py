@@ -1,0 +1,94 @@
+"""A sweep: one study, by one worker or several processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from siamdedup.errors import SiamdedupError
+from siamdedup.sweeps.study import StudySettings, check, open_study
+from siamdedup.sweeps.tables import best_trial, write_tables
+from siamdedup.sweeps.worker import Train, trials_left, work
+
+log = logging.getLogger(__name__)
+
+
+def sweep(settings: StudySettings, train: Train, *, workers: int = 1) -> FrozenTrial | None:
+    """Bring the study to ``settings.trials`` finished trials; the best one, None where all were pruned.
+
+    Called again, it goes on: finished trials stay, those that were running when their process died run again with
+    the same parameters. With one worker the trials depend on the settings alone, however often it was killed.
+    With several, the number of finished trials is exact as well; what is drawn depends on who finished first.
+
+    Args:
+        train: ``siamdedup.cli.training.train``, or what stands for it.
+        workers: processes; they share the machine's cores and its one device.
+
+    Raises:
+        ConfigError: a setting is wrong, or the study was begun with others.
+        SiamdedupError: too many trials failed, or the worker processes died.
+    """
+    check(settings)
+    study = open_study(settings)
+    in_processes(work, (settings, train), workers)
+    left = trials_left(study, settings)
+    if left:
+        raise SiamdedupError(
+            f"the worker processes ended with {left} trials to go",
+            where=str(settings.out),
+            remedy="run the same command again: it goes on",
+        )
+    with settings.lock:
+        write_tables(study, settings)
+    return best_trial(study.get_trials(deepcopy=False), settings.direction)
+
+
+def in_processes(job: Callable[..., None], arguments: tuple[Any, ...], workers: int) -> None:
+    """``job(*arguments)`` here, or in ``workers`` processes at once, which end when this one does.
+
+    A worker that fails or dies is only logged: what it left undone shows in what it worked on.
+    """
+    if workers == 1:
+        job(*arguments)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    processes = [context.Process(target=_child, args=(job, arguments)) for _ in range(workers)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+    for process in processes:
+        if process.exitcode:
+            log.warning("worker process %s ended with exit code %s", process.pid, process.exitcode)
+
+
+def _child(job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        job(*arguments)
+    except SiamdedupError as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
