@@ -61,7 +61,9 @@ def note(event: str, config: DictConfig, out: Path) -> None:
         log.write(line)
 
 
-def train(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def train(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     """Takes ``SWEEP_SECONDS``; reports a validation to each callback."""
     note("begin", config, out)
     OmegaConf.save(config, Path(out) / "config.yaml", resolve=False)
@@ -69,6 +71,8 @@ def train(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Ma
     metrics = figures(config)
     validate(callbacks, 0, metrics)
     (Path(out) / "model.ckpt").write_bytes(b"weights")
+    if not test:
+        metrics = {k: v for k, v in metrics.items() if not k.startswith("test/")}
     (Path(out) / "metrics.json").write_text(json.dumps({"metrics": metrics}))
     note("end", config, out)
     return {"metrics": metrics}
@@ -80,12 +84,14 @@ def validate(callbacks: Sequence[Any], epoch: int, metrics: Mapping[str, float])
         callback.on_validation_end(trainer, None)
 
 
-def train_kills_itself(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def train_kills_itself(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     """Dies as by the kernel's hand on every large learning rate."""
     if config.optimizer.lr > 1e-3:
         note("begin", config, out)
         os.kill(os.getpid(), 9)
-    return train(config, out, callbacks=callbacks)
+    return train(config, out, callbacks=callbacks, test=test)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -131,16 +131,20 @@ def test_workers_share_it_and_the_table_is_in_the_grids_order(tmp_path: Path) ->
     assert sum(counted(log, "end").values()) == sum(counted(log, "begin").values())
 
 
-def fails_on_proxies(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def fails_on_proxies(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     if "Proxy" in config.loss._target_:
         raise ValueError("no proxies today")
-    return train(config, out, callbacks=callbacks)
+    return train(config, out, callbacks=callbacks, test=test)
 
 
-def fails_on_seed_one(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def fails_on_seed_one(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     if config.seed == 1 and "Proxy" in config.loss._target_:
         raise ValueError("not this seed")
-    return train(config, out, callbacks=callbacks)
+    return train(config, out, callbacks=callbacks, test=test)
 
 
 @pytest.mark.parametrize(("broken", "done"), [(fails_on_proxies, 4), (fails_on_seed_one, 5)])

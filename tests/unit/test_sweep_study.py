@@ -128,10 +128,12 @@ def test_the_smallest_is_best_where_that_is_asked(tmp_path: Path) -> None:
 
 
 # --- failing ------------------------------------------------------------------------------------------------
-def sometimes_fails(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def sometimes_fails(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     if "Triplet" in config.loss._target_:
         raise ValueError("no triplets today")
-    return train(config, out, callbacks=callbacks)
+    return train(config, out, callbacks=callbacks, test=test)
 
 
 def test_a_failing_trial_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
@@ -149,7 +151,9 @@ def test_a_failing_trial_is_recorded_and_the_study_goes_on(tmp_path: Path) -> No
 
 
 def test_too_many_failures_end_the_study_and_more_may_be_allowed(tmp_path: Path) -> None:
-    def always_fails(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+    def always_fails(
+        config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+    ) -> Mapping[str, Any]:
         raise ValueError("nothing works")
 
     with pytest.raises(SiamdedupError, match=r"3 trials failed, the last with: ValueError: nothing works"):
@@ -172,7 +176,9 @@ def test_too_many_failures_end_the_study_and_more_may_be_allowed(tmp_path: Path)
     ],
 )
 def test_a_run_without_the_figure_fails(tmp_path: Path, metrics: dict[str, float], message: str) -> None:
-    def measures(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+    def measures(
+        config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+    ) -> Mapping[str, Any]:
         return {"metrics": metrics}
 
     with pytest.raises(SiamdedupError, match="the last with: ") as caught:
@@ -181,10 +187,12 @@ def test_a_run_without_the_figure_fails(tmp_path: Path, metrics: dict[str, float
 
 
 def test_ctrl_c_leaves_a_trial_that_runs_again(tmp_path: Path) -> None:
-    def interrupted(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+    def interrupted(
+        config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+    ) -> Mapping[str, Any]:
         if config.optimizer.lr == drawn[2]["optimizer.lr"]:
             raise KeyboardInterrupt
-        return train(config, out, callbacks=callbacks)
+        return train(config, out, callbacks=callbacks, test=test)
 
     sweep(settings(tmp_path / "whole"), train)
     drawn = params(tmp_path / "whole")
@@ -197,7 +205,9 @@ def test_ctrl_c_leaves_a_trial_that_runs_again(tmp_path: Path) -> None:
 
 
 # --- pruning ------------------------------------------------------------------------------------------------
-def in_epochs(config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()) -> Mapping[str, Any]:
+def in_epochs(
+    config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> Mapping[str, Any]:
     """Validates at epochs 1, 3, 5: every second."""
     sweep_helpers.note("begin", config, out)
     metrics = figures(config)

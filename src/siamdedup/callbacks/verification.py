@@ -180,6 +180,8 @@ class VerificationCallback(L.Callback):
             self.distance,
             self.point,
             datamodule.data.data_hash,
+            # What a checkpoint that turns out to be the best had on validation.
+            {"val": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}},
         )
 
 

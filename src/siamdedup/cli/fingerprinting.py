@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from siamdedup.imagepass.view import PassResult
 from siamdedup.report.console import comparison_table, counts_table, point_lines, point_table
 from siamdedup.report.record import run_record
 from siamdedup.report.runs.artefacts import OURS, write_artefacts
-from siamdedup.types import Catalog, FloatArray, HeldOut, IntArray, OperatingPoint, ScoredPairs
+from siamdedup.types import Catalog, FloatArray, IntArray, OperatingPoint, ScoredPairs
 from siamdedup.utils.hydra import build, plain
 from siamdedup.verification.bootstrap import ranking_intervals
 from siamdedup.verification.evaluate import (
@@ -41,8 +40,6 @@ from siamdedup.verification.evaluate import (
 )
 from siamdedup.verification.pairs import ImageTruth, score_hashes
 from siamdedup.verification.rates import rates_at
-
-log = logging.getLogger(__name__)
 
 _USAGE = "see conf/experiment/krawetz_hashes.yaml and wen_pcahash.yaml"
 
@@ -106,6 +103,7 @@ def measure_fingerprints(
     out: str | Path,
     *,
     callbacks: Sequence[Any] = (),  # noqa: ARG001
+    test: bool = True,
 ) -> dict[str, Any]:
     """Measure hashes on the pairs of a trained embedding: threshold tuned on validation, frozen, applied to test.
 
@@ -114,13 +112,15 @@ def measure_fingerprints(
 
     Args:
         callbacks: taken for ``train``'s sake; without a training there is nothing to call.
+        test: False for what must not look at test: validation's figures alone, no rows, pairs or ``artefacts.npz``.
 
     Returns:
         metrics (flat dict of floats), rows (figures by method), point and pairs (test) of each method, pca, data.
         ``METHOD/...`` are test figures, ``test/...`` and ``val/...`` the headline's. Beside the figures of any method:
         ``threshold`` (share of the bits), ``threshold_bits``, ``within_R/...`` for the rule "Hamming distance <= R",
         ``low_detail`` (share of the test pictures with less than ``detail.TRUSTED_DETAIL`` behind their hash),
-        ``trusted/...`` without those, ``low_detail_alone`` (share with less than ``detail.TRUSTED_ALONE``).
+        ``trusted/...`` without those, ``low_detail_alone`` (share with less than ``detail.TRUSTED_ALONE``), and of each
+        split ``suspects``: pairs left out of the non-matching ones.
 
     Raises:
         ConfigError: ``config.hashes`` is missing or names what is not there.
@@ -133,7 +133,7 @@ def measure_fingerprints(
     data = prepare_hashing(config)
     data.ledger.write(out / "ledger.csv")
     workers = config.data.workers
-    split: dict[str, HeldOut] = {"val": data.val, "test": data.test}
+    split = {"val": data.val, "test": data.test} if test else {"val": data.val}
     parts = {
         name: prepare_evaluation(s, suspects=config.suspects, workers=workers) for name, s in split.items()
     }
@@ -148,38 +148,44 @@ def measure_fingerprints(
     goal = build(config.threshold)
     rows, points, whys = {}, {}, {}
     for method in settings.methods:
-        val, test = scored["val"][method], scored["test"][method]
+        val = scored["val"][method]
         # "cosine": the share of the bits that differ.
         points[method], whys[method] = try_tune(val.pairs, goal, **val.facts, data_hash=data.data_hash)
-        rows[method] = figures(test, points[method], settings.radii.get(method, ()))
+        if test:
+            rows[method] = figures(scored["test"][method], points[method], settings.radii.get(method, ()))
     best = settings.headline
     seen = scored["val"][best].pairs
     validated = {**ranking_metrics(seen), **frozen_rates(seen, points[best])}
     metrics = {f"val/{key}": value for key, value in validated.items()}
-    metrics |= {f"test/{key}": value for key, value in rows[best].items()}
+    metrics |= {f"test/{key}": value for key, value in rows.get(best, {}).items()}
     metrics |= {f"{method}/{key}": value for method, row in rows.items() for key, value in row.items()}
-    metrics |= {f"data/suspects_{name}": float(len(part.suspects)) for name, part in parts.items()}
-    if pca is not None:
-        metrics["data/pca_rank"] = float(pca.rank)
+    metrics |= {f"{name}/suspects": float(len(part.suspects)) for name, part in parts.items()}
     record = run_record(config, metrics, data, points[best], seconds=time.perf_counter() - started)
     write_json(out / "metrics.json", record)
     if (point := points[best]) is not None:
         write_json(out / "operating_point.json", point.to_dict())
-    tested = scored["test"]
-    write_artefacts(
-        out, pairs={OURS if method == best else method: one.pairs for method, one in tested.items()},
-        threshold=point.threshold if point else None, distance="cosine", vectors=unit_signs(tested[best].prints.bits),
-        rows=tested[best].prints.image_rows, truth=tested[best].truth, catalog=data.test.catalog,
-    )  # fmt: skip
-    comparison_table(rows)
+    tested = scored.get("test", {})
+    if test:
+        _write_artefacts(out, tested, best, point, data.test.catalog)
+        comparison_table(rows)
     if point is None:
         point_table(point, whys[best])
     else:
-        least = f"Hamming distance <= {rows[best]['threshold_bits']:.0f} of {tested[best].n_bits} bits"
-        counts_table(f"Operating point of {best} (validation)", {**point_lines(point), "threshold": least})
-    log.info("hashes measured: %s", out / "metrics.json")
+        n_bits = scored["val"][best].n_bits
+        said = {"threshold": f"Hamming distance <= {threshold_bits(point, n_bits):.0f} of {n_bits} bits"}
+        counts_table(f"Operating point of {best} (validation)", point_lines(point) | said)
     pairs = {method: one.pairs for method, one in tested.items()}
     return {"metrics": metrics, "rows": rows, "points": points, "pairs": pairs, "pca": pca, "data": data}
+
+
+def _write_artefacts(
+    out: Path, tested: Mapping[str, Scored], best: str, point: OperatingPoint | None, catalog: Catalog
+) -> None:
+    write_artefacts(
+        out, pairs={OURS if method == best else method: one.pairs for method, one in tested.items()},
+        threshold=point.threshold if point else None, distance="cosine", vectors=unit_signs(tested[best].prints.bits),
+        rows=tested[best].prints.image_rows, truth=tested[best].truth, catalog=catalog,
+    )  # fmt: skip
 
 
 def hash_settings(config: DictConfig) -> HashSettings:
@@ -194,9 +200,7 @@ def hash_settings(config: DictConfig) -> HashSettings:
 
 def prepare_hashing(config: DictConfig) -> PreparedData:
     """The very splits, relistings and gallery of a training run with the same ``config.data``."""
-    settings = plain(config.data)
-    for of_loaders in ("batch_size", "eval_batch_size"):
-        settings.pop(of_loaders)
+    settings = {k: v for k, v in plain(config.data).items() if k not in ("batch_size", "eval_batch_size")}
     return prepare_data(settings_from(settings), store_side=SIDE)  # of the store only the digests are wanted
 
 
@@ -248,18 +252,15 @@ def score_split(
     }
 
 
-def figures(
-    test: Scored, point: OperatingPoint | None, radii: Sequence[int], *, replicates: int = 200
-) -> dict[str, float]:
+def figures(test: Scored, point: OperatingPoint | None, radii: Sequence[int]) -> dict[str, float]:
     """All test figures of one hash.
 
     Args:
         point: frozen, from validation; None where none could be chosen.
         radii: Hamming distances up to which a published rule calls two pictures the same.
-        replicates: of the bootstrap over families, for the intervals of the ranking's figures.
     """
     found = {**ranking_metrics(test.pairs), **frozen_rates(test.pairs, point)}
-    for name, (low, high) in ranking_intervals(test.pairs, **test.facts, replicates=replicates).items():
+    for name, (low, high) in ranking_intervals(test.pairs, **test.facts).items():
         found |= {f"{name}_low": low, f"{name}_high": high}
     if point is not None:
         found |= {"threshold": point.threshold, "threshold_bits": threshold_bits(point, test.n_bits)}

@@ -24,7 +24,9 @@ def main(config: DictConfig) -> float | None:
     return result["metrics"].get("val/micro_ap")
 
 
-def run(config: DictConfig, out: str | Path, *, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+def run(
+    config: DictConfig, out: str | Path, *, callbacks: Sequence[Any] = (), test: bool = True
+) -> dict[str, Any]:
     """What ``config.method`` names: ``training.train`` or ``fingerprinting.measure_fingerprints``.
 
     Raises:
@@ -34,11 +36,11 @@ def run(config: DictConfig, out: str | Path, *, callbacks: Sequence[Any] = ()) -
     if config.method == "embedding":
         from siamdedup.cli.training import train
 
-        return train(config, out, callbacks=callbacks)
+        return train(config, out, callbacks=callbacks, test=test)
     if config.method == "fingerprint":
         from siamdedup.cli.fingerprinting import measure_fingerprints
 
-        return measure_fingerprints(config, out, callbacks=callbacks)
+        return measure_fingerprints(config, out, callbacks=callbacks, test=test)
     raise ConfigError(f"unknown method {config.method!r}", remedy="use 'embedding' or 'fingerprint'")
 
 

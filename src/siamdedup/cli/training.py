@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamdedup.callbacks.verification import VerificationCallback
 from siamdedup.cli.measuring import (
+    Validation,
     baseline_rows,
     histogram,
     measure_evidence,
@@ -36,23 +37,27 @@ from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
 from siamdedup.report.runs.artefacts import write_artefacts
+from siamdedup.types import Catalog, ScoredPairs
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
-from siamdedup.verification.evaluate import (
-    prepare_evaluation,
-)
+from siamdedup.verification.evaluate import Evaluation, prepare_evaluation
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, out: str | Path, *, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
-    """Train, tune, test; write ``model.ckpt``, ``metrics.json``, ``ledger.csv`` and ``config.yaml`` under ``out``.
+def train(
+    config: DictConfig, out: str | Path, *, callbacks: Sequence[L.Callback] = (), test: bool = True
+) -> dict[str, Any]:
+    """Train, tune, test; write ``model.ckpt``, ``metrics.json``, ``ledger.csv``, ``config.yaml`` and what a report
+    draws under ``out``.
 
     Args:
         callbacks: beside those of the configuration, e.g. what prunes a trial of a sweep.
+        test: False for what must not look at test (the tuning of a comparison): no test figures, no ``model.ckpt``.
 
     Returns:
-        metrics (flat dict of floats) and the objects of the run: datamodule, module, trainer, callback.
+        metrics (flat dict of floats; those of validation are of the model that was kept) and the objects of the run:
+        datamodule, module, trainer, callback.
     """
     started = time.perf_counter()
     quiet()
@@ -74,31 +79,30 @@ def train(config: DictConfig, out: str | Path, *, callbacks: Sequence[L.Callback
     }
     suspected = sum(len(part.suspects) for part in parts.values())
     counts_table("Data", {**data.counts, "suspected duplicates left out": suspected}, data.ledger)
-    truths = {name: part.truth for name, part in parts.items()}
     goal = build(config.threshold)
-    distance = DISTANCE_OF[network.pair.kind] if network.pair is not None else config.distance.name
-    verification = VerificationCallback(goal, distance, build(config.index), truths, similarity=network.pair)
-    rows, pairs = baseline_rows(config, datamodule, network, parts, goal) if config.baselines else ({}, {})
+    verification = VerificationCallback(
+        goal,
+        DISTANCE_OF[network.pair.kind] if network.pair is not None else config.distance.name,
+        build(config.index),
+        {name: part.truth for name, part in parts.items()},
+        similarity=network.pair,
+    )
+    compared = config.baselines and test
+    rows, pairs = baseline_rows(config, datamodule, network, parts, goal) if compared else ({}, {})
     start_head(config, datamodule, network, init)
-    objective = build_objective(config, data.n_labels, network.dim)
-    if isinstance(objective.loss, VerificationLoss):
-        objective.loss.bind(network.pair)
-    module = SiameseModule(
-        network,
-        objective,
-        build(config.optimizer),
-        build(config.scheduler) if config.scheduler.get("_target_") else None,
-        **plain(config.model),
-    )
-    # First of all callbacks: averaging callbacks swap weights back when validation ends.
-    oneshot = [build(config.oneshot)] if config.oneshot.get("_target_") else []
-    for trials in oneshot:
-        trials.bind(verification, datamodule.transform.input)
-    given = [build(c) for c in config.callbacks.values() if c is not None]
+    module = build_module(config, network, data.n_labels)
     loggers = [build(entry) for entry in config.logger.values() if entry is not None]
-    trainer: L.Trainer = build(
-        config.trainer, callbacks=[verification, *oneshot, *given, *callbacks], logger=loggers
-    )
+    # First of all callbacks: averaging callbacks swap weights back when validation ends.
+    ours: list[L.Callback] = [verification, *oneshot_callbacks(config, datamodule, verification)]
+    given = [build(c) for c in config.callbacks.values() if c is not None]
+    trainer: L.Trainer = build(config.trainer, callbacks=[*ours, *given, *callbacks], logger=loggers)
+    result = {
+        "datamodule": datamodule,
+        "module": module,
+        "trainer": trainer,
+        "callback": verification,
+        "rows": rows,
+    }
     status = "failed"
     try:
         for logger in loggers:
@@ -109,45 +113,91 @@ def train(config: DictConfig, out: str | Path, *, callbacks: Sequence[L.Callback
             trainer.checkpoint_callback, "last_model_path", ""
         )
         if best:
-            _restore(best, network, verification)
-        if config.whiten.dim is not None:
-            whiten_network(config, datamodule, network)
-        validated = validate(config, datamodule, network, parts["val"])
-        if not best or config.whiten.dim is not None:
-            tune_again(verification, validated, parts["val"], data.data_hash, model_hash(network))
-        trainer.test(module, datamodule=datamodule, verbose=False)
-        metrics.update(_values(trainer))
-        rows["siamdedup"] = verification.figures["test"]
-        evidence = {"rows": rows, "histogram": histogram(verification)}
-        if network.pair is None:  # what dedup.py needs to know; it takes no other
-            evidence |= measure_evidence(config, datamodule, parts["val"], validated)
-        model = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
+            metrics |= _restore(best, network, verification)
+        if test:
+            validated = _settle(config, datamodule, network, verification, parts["val"], best=bool(best))
+            trainer.test(module, datamodule=datamodule, verbose=False)
+            metrics |= _values(trainer)
+            rows["siamdedup"] = verification.figures["test"]
+            evidence = {"rows": rows, "histogram": histogram(verification)}
+            if network.pair is None:  # what dedup.py needs to know; it takes no other
+                evidence |= measure_evidence(config, datamodule, parts["val"], validated)
+            result["model"] = write_model(out / "model.ckpt", network, verification, datamodule, evidence)
         status = "success"
+    except BaseException as problem:
+        status = "success" if type(problem).__name__ == "TrialPruned" else "failed"  # what a sweep ends early
+        raise
     finally:
         _finish(loggers, status)
     metrics = {k: v for k, v in metrics.items() if k.startswith(("val/", "test/", "train/"))}
     for name, figures in rows.items():
-        metrics.update({f"{name}/{k}": v for k, v in figures.items() if name != "siamdedup"})
+        metrics |= {f"{name}/{k}": v for k, v in figures.items() if name != "siamdedup"}
     record = run_record(config, metrics, data, verification.point, seconds=time.perf_counter() - started)
     write_json(out / "metrics.json", record)
+    if test:
+        _write_artefacts(out, verification, pairs, data.test.catalog)
+        comparison_table(rows)
+        point_table(verification.point, verification.why_none)
+        log.info("model: %s", result["model"])
+    return {**result, "metrics": metrics}
+
+
+def _settle(
+    config: DictConfig,
+    datamodule: CatalogDataModule,
+    network: EmbeddingNetwork,
+    verification: VerificationCallback,
+    part: Evaluation,
+    *,
+    best: bool,
+) -> Validation:
+    """Whiten where it is wanted, and see to it that the operating point is of the network as it is now."""
+    if config.whiten.dim is not None:
+        whiten_network(config, datamodule, network)
+    validated = validate(config, datamodule, network, part)
+    if not best or config.whiten.dim is not None:
+        tune_again(verification, validated, part, datamodule.data.data_hash, model_hash(network))
+    return validated
+
+
+def _write_artefacts(
+    out: Path, verification: VerificationCallback, pairs: dict[str, ScoredPairs], catalog: Catalog
+) -> None:
     tested = verification.embeddings["test"]
     write_artefacts(
-        out, pairs={**pairs, "siamdedup": verification.pairs["test"]},
-        threshold=verification.point.threshold if verification.point else None, distance=distance,
-        vectors=tested.vectors, rows=tested.image_rows, truth=truths["test"], catalog=data.test.catalog,
-    )  # fmt: skip
-    comparison_table(rows)
-    point_table(verification.point, verification.why_none)
-    log.info("model: %s", model)
-    return {
-        "metrics": metrics,
-        "rows": rows,
-        "model": model,
-        "datamodule": datamodule,
-        "module": module,
-        "trainer": trainer,
-        "callback": verification,
-    }
+        out,
+        pairs={**pairs, "siamdedup": verification.pairs["test"]},
+        threshold=verification.point.threshold if verification.point else None,
+        distance=verification.distance,
+        vectors=tested.vectors,
+        rows=tested.image_rows,
+        truth=verification.truths["test"],
+        catalog=catalog,
+    )
+
+
+def build_module(config: DictConfig, network: EmbeddingNetwork, n_labels: int) -> SiameseModule:
+    objective = build_objective(config, n_labels, network.dim)
+    if isinstance(objective.loss, VerificationLoss):
+        objective.loss.bind(network.pair)
+    return SiameseModule(
+        network,
+        objective,
+        build(config.optimizer),
+        build(config.scheduler) if config.scheduler.get("_target_") else None,
+        **plain(config.model),
+    )
+
+
+def oneshot_callbacks(
+    config: DictConfig, datamodule: CatalogDataModule, verification: VerificationCallback
+) -> list[L.Callback]:
+    """One-shot trials, where the configuration asks for them."""
+    if not config.oneshot.get("_target_"):
+        return []
+    trials = build(config.oneshot)
+    trials.bind(verification, datamodule.transform.input)
+    return [trials]
 
 
 def build_datamodule(config: DictConfig) -> CatalogDataModule:
@@ -186,11 +236,12 @@ def build_objective(config: DictConfig, n_labels: int, dim: int) -> Objective:
     )
 
 
-def _restore(path: str, network: EmbeddingNetwork, verification: VerificationCallback) -> None:
-    """Bring back the best weights together with the operating point that was tuned on them."""
+def _restore(path: str, network: EmbeddingNetwork, verification: VerificationCallback) -> dict[str, float]:
+    """Bring back the best weights with the operating point that was tuned on them; what validation said of them."""
     best = load_checkpoint(path)
     network.load_state_dict(best.network.state_dict())
     verification.point = best.operating_point
+    return dict(best.evidence.get("val", {}))
 
 
 def write_model(

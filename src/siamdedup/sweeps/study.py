@@ -55,7 +55,7 @@ class StudySettings:
         trials: completed or pruned ones in all, over every start.
         max_failures: trials that may end in an error.
         checkpoints: keep each trial's ``model.ckpt`` and ``checkpoints/``.
-        blind: strike test figures out of each trial's folder (a comparison measures test elsewhere).
+        blind: trials do not look at test (a comparison measures it elsewhere).
         seed: of the sampler.
         command: how the study was started, for the header of ``best.yaml``.
     """

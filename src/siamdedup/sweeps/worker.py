@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import json
 import logging
@@ -20,16 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from siamdedup.callbacks.pruning import PruningCallback
 from siamdedup.errors import SiamdedupError
-from siamdedup.files import atomic_write, write_json
+from siamdedup.files import atomic_write
 from siamdedup.sweeps.composing import compose_train
 from siamdedup.sweeps.locks import Presence
 from siamdedup.sweeps.space import Value, override
 from siamdedup.sweeps.study import StudySettings, make_sampler, open_study
-from siamdedup.sweeps.tables import write_csv, write_tables
+from siamdedup.sweeps.tables import write_tables
 
 log = logging.getLogger(__name__)
 
-# ``siamdedup.cli.training.train``: (config, out, callbacks=[...]) -> {"metrics": {name: float}}.
+# ``siamdedup.cli.training.train``: (config, out, callbacks=[...], test=...) -> {"metrics": {name: float}}.
 Train = Callable[..., Mapping[str, Any]]
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_DEATHS = 3  # a trial whose process dies so often is taken to be what kills it
@@ -149,6 +148,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, settings: StudySettings,
             name=f"{settings.name}-{trial.number:04d}",
             group=settings.name,
             callbacks=[PruningCallback(trial, settings.metric)],
+            test=not settings.blind,
         )
         value = figure(figures, settings.metric)
     except optuna.TrialPruned as pruned:
@@ -179,6 +179,7 @@ def train_once(
     name: str,
     group: str,
     callbacks: Sequence[Any] = (),
+    test: bool = True,
 ) -> Mapping[str, Any]:
     """One call of ``train`` in this process, memory given back; a W&B run gets its name and group. The metrics."""
     composed = compose_train(overrides, folder)
@@ -186,7 +187,7 @@ def train_once(
         named = [override("logger.wandb.name", name), override("logger.wandb.group", group)]
         composed = compose_train([*overrides, *named], folder)
     try:
-        metrics: Mapping[str, Any] = train(composed.config, folder, callbacks=callbacks)["metrics"]
+        metrics: Mapping[str, Any] = train(composed.config, folder, callbacks=callbacks, test=test)["metrics"]
         return metrics
     finally:
         gc.collect()
@@ -215,19 +216,3 @@ def tidy(folder: Path, settings: StudySettings) -> None:
     if not settings.checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / "model.ckpt").unlink(missing_ok=True)
-    if settings.blind:
-        strike_test(folder)
-
-
-def strike_test(folder: Path) -> None:
-    """Take test's figures out of a run's ``metrics.json`` and of its CSV log."""
-    record = folder / "metrics.json"
-    if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        seen = {k: v for k, v in found["metrics"].items() if k.startswith(("val/", "train/"))}
-        write_json(record, {**found, "metrics": seen})
-    for path in folder.rglob("metrics.csv"):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        columns = [c for c in (rows[0] if rows else {}) if not c.startswith("test/")]
-        write_csv(path, columns, rows)
