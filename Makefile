@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench report clean
 
 demo: $(READY)
 	$(BIN)/python train.py +experiment=demo hydra.run.dir=outputs/demo
@@ -20,6 +20,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+report: $(READY)
+	$(BIN)/python report.py experiments=experiments
 
 bench: $(READY)
 	$(BIN)/python benchmarks/train_overhead.py

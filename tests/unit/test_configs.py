@@ -20,6 +20,7 @@ from siamdedup.cli.measuring import resolve_precision
 from siamdedup.cli.training import build_datamodule, build_objective
 from siamdedup.dedup.cascade import USES
 from siamdedup.dedup.lookalike import FingerprintRule
+from siamdedup.embedding.pairhead import PairHead, VerificationLoss
 from siamdedup.errors import ConfigError
 from siamdedup.utils.hydra import build, config_dir, plain, refuse_distributed_multirun
 
@@ -76,6 +77,8 @@ def test_every_loss_builds_and_learns_with_every_distance(
         pytest.skip("pytorch-metric-learning defines this loss over cosine similarity")
     config = configure("train", f"loss={option}", f"distance={distance}", "miner=none")
     objective = build_objective(config, 4, 8)
+    if isinstance(objective.loss, VerificationLoss):
+        objective.loss.bind(PairHead(8))
     vectors = torch.nn.functional.normalize(
         torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1
     )
@@ -204,11 +207,11 @@ def test_distributed_jobs_inside_a_multirun_are_refused(monkeypatch: pytest.Monk
     refuse_distributed_multirun(OmegaConf.create({"trainer": {"devices": 2}}))
 
 
-@pytest.mark.parametrize("script", ["train", "catalog", "embed", "dedup", "relist", "review", "verify"])
+@pytest.mark.parametrize("script", ["train", "catalog", "embed", "dedup", "relist", "report", "review", "sweep", "verify"])
 def test_help_needs_no_heavy_import(script: str) -> None:
     code = (
         f"import sys; import siamdedup.cli.{script}; "
-        "heavy = {'torch', 'lightning', 'timm', 'faiss', 'cv2', 'numba', 'scipy', 'sklearn'} & set(sys.modules); "
+        "heavy = {'torch', 'lightning', 'timm', 'faiss', 'cv2', 'numba', 'scipy', 'sklearn', 'optuna', 'matplotlib'} & set(sys.modules); "
         "sys.exit(','.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

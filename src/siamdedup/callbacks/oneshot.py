@@ -34,6 +34,9 @@ class OneShotCallback(L.Callback):
 
     Attributes:
         last: the last result on "val" and "test".
+
+    Raises:
+        ConfigError: ``group`` is no regular expression.
     """
 
     def __init__(
@@ -47,6 +50,13 @@ class OneShotCallback(L.Callback):
         episodes: int = 400,
         seed: int = 0,
     ) -> None:
+        try:
+            re.compile(group or "")
+        except re.error as error:  # said now, not after the first epoch
+            raise ConfigError(
+                f"oneshot.group={group!r} is no regular expression: {error}",
+                remedy='escape what is meant as it is, e.g. "[^/]+/[^/]+/" for train/Latin/',
+            ) from None
         self.group, self.runs = group, read_runs(runs, Path(cache_dir)) if runs else None
         self.n_way, self.k_shot, self.episodes, self.seed = n_way, k_shot, episodes, seed
         self.last: dict[str, OneShot] = {}
@@ -84,12 +94,13 @@ class OneShotCallback(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.runs is None:
             return
+        verification = self._verification()
         found = given_episodes(
             self._embed(pl_module, self.runs.paths),
             self.runs.support,
             self.runs.query,
             self.runs.answer,
-            similarity=self._verification().similarity,
+            similarity=verification.similarity,
         )
         self._log(pl_module, "test", found)
 

@@ -19,7 +19,7 @@ from siamdedup.embedding.network import model_hash
 from siamdedup.errors import SiamdedupError
 from siamdedup.types import Catalog, Embeddings, OperatingPoint, ScoredPairs
 from siamdedup.verification.bootstrap import ranking_intervals
-from siamdedup.verification.distances import to_similarity
+from siamdedup.verification.distances import to_bytes, to_similarity
 from siamdedup.verification.evaluate import frozen_rates, ranking_metrics, try_tune
 from siamdedup.verification.goals import Goal
 from siamdedup.verification.pairs import ImageTruth, PairSimilarity, score_embeddings
@@ -37,6 +37,8 @@ class VerificationCallback(L.Callback):
         pairs: the last scored pairs of "val" and "test".
         embeddings: the last vectors of "val" and "test".
 
+    ``bytes_too`` measures test with one byte a dimension as well (``bytes_*``).
+
     With ``similarity`` (a head that compares features of any length) nothing is measured that needs unit vectors:
     no join, no retrieval.
     """
@@ -50,7 +52,9 @@ class VerificationCallback(L.Callback):
         *,
         bootstrap: int = 200,
         similarity: PairSimilarity | None = None,
+        bytes_too: bool = False,
     ) -> None:
+        self.bytes_too = bytes_too and similarity is None
         self.goal, self.distance, self.index, self.bootstrap = goal, distance, index, bootstrap
         self.truths, self.similarity = truths, similarity
         self.point: OperatingPoint | None = None
@@ -122,6 +126,11 @@ class VerificationCallback(L.Callback):
                 figures |= {f"{name}_low": low, f"{name}_high": high}
         if self.similarity is None:
             figures.update(retrieval(embeddings, truth))
+        if self.bytes_too:
+            whole = to_bytes(embeddings.vectors).astype(np.float32)
+            whole /= np.linalg.norm(whole, axis=1, keepdims=True)
+            rounded = ranking_metrics(score_embeddings(whole, embeddings.image_rows, truth))
+            figures |= {f"bytes_{name}": value for name, value in rounded.items()}
         if self.point is not None and self.similarity is None:
             figures.update(self._join(embeddings, truth, self.point))
         self._log(pl_module, "test", figures)

@@ -81,7 +81,8 @@ def _groups(component: IntArray, labels: IntArray, names: Names, whole: str | No
     group = component[labels]
     if whole is None:
         return np.unique(group, return_inverse=True)[1].astype(np.int64)
-    found = [re.match(whole, name) for name in names.tolist()]
+    fits = _pattern("keep_whole", whole).match
+    found = [fits(name) for name in names.tolist()]
     if None in found:
         raise ConfigError(
             f"data.keep_whole={whole!r} does not match the family {names[found.index(None)]!r}",
@@ -93,6 +94,16 @@ def _groups(component: IntArray, labels: IntArray, names: Names, whole: str | No
     return np.unique(connected_components(graph, directed=False)[1][group], return_inverse=True)[1]
 
 
+def _pattern(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(
+            f"data.{key}={text!r} is no regular expression: {error}",
+            remedy="put a backslash before characters that stand for themselves, as in \\( or \\+",
+        ) from None
+
+
 def _published(group: IntArray, names: Names, given: Mapping[str, str]) -> dict[str, BoolArray]:
     """split -> bool (n_products,): the products whose groups the data set itself puts there."""
     found: dict[str, BoolArray] = {}
@@ -100,7 +111,8 @@ def _published(group: IntArray, names: Names, given: Mapping[str, str]) -> dict[
     for split, pattern in given.items():
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}", remedy=f"one of {', '.join(SPLITS)}")
-        mine = np.array([re.match(pattern, name) is not None for name in names.tolist()])
+        fits = _pattern(f"published_splits.{split}", pattern).match
+        mine = np.array([fits(name) is not None for name in names.tolist()])
         if not mine.any():
             raise ConfigError(
                 f"data.published_splits.{split}={pattern!r} matches no family (one of them: {names[0]!r})",
@@ -133,7 +145,9 @@ def _divide_the_rest(
         if not total:
             raise ConfigError(
                 "some families are in no published split, and no fraction is left for them",
-                remedy="give train or val a fraction in data.fractions",
+                remedy="in data.fractions, give a share to a split that data.published_splits does not name"
+                if len(published) < len(SPLITS)
+                else f"widen data.published_splits (one of the families: {names[rest][0]!r})",
             )
         shares = {name: share / total for name, share in left.items()}
         where = np.flatnonzero(rest)

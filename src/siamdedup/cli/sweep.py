@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> None:
     settings, workers = read_settings(own, overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Heavy imports only now: a wrong setting is said at once.
-    from siamdedup.cli.training import train
+    from siamdedup.cli.train import run as train
     from siamdedup.sweeps.comparison import ComparisonSettings, compare
     from siamdedup.sweeps.run import sweep
 

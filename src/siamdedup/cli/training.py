@@ -33,6 +33,7 @@ from siamdedup.embedding.objective import Objective
 from siamdedup.embedding.pairhead import DISTANCE_OF, VerificationLoss
 from siamdedup.embedding.prepare import settings_from
 from siamdedup.embedding.transforms import InputTransform, TrainTransform
+from siamdedup.errors import ConfigError
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.record import run_record
@@ -40,6 +41,7 @@ from siamdedup.report.runs.artefacts import write_artefacts
 from siamdedup.types import Catalog, ScoredPairs
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
+from siamdedup.verification.distances import PAIR_DISTANCES
 from siamdedup.verification.evaluate import Evaluation, prepare_evaluation
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,11 @@ def train(
     head = plain(config.head)
     pool, init = head.pop("pool", "backbone"), head.pop("init", "orthogonal")
     network = build_network(plain(config.backbone), head, pool)
+    if config.distance.name in PAIR_DISTANCES and network.pair is None:
+        raise ConfigError(
+            f"distance={config.distance.name} is of features that are not of unit length",
+            remedy="set head.pair, or use distance=euclidean",
+        )
     parts = {
         name: prepare_evaluation(part, suspects=config.suspects, workers=datamodule.settings.workers)
         for name, part in (("val", data.val), ("test", data.test))
@@ -86,6 +93,7 @@ def train(
         build(config.index),
         {name: part.truth for name, part in parts.items()},
         similarity=network.pair,
+        bytes_too=config.bytes,
     )
     compared = config.baselines and test
     rows, pairs = baseline_rows(config, datamodule, network, parts, goal) if compared else ({}, {})

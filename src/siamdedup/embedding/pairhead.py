@@ -16,6 +16,7 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_ind
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from siamdedup.embedding.weighted_l1 import weighted_l1
 from siamdedup.errors import ConfigError
 
 LEARNT = ("l1", "chi2", "l2")
@@ -68,6 +69,14 @@ class PairHead(nn.Module):
         """(n, d) and (m, d) -> logits (n, m)."""
         return torch.cat([self.logit(part[:, None], b[None]) for part in a.split(_step(b))])
 
+    def _distance_table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Tensor:
+        if self.kind == "plain":
+            return torch.cdist(_tensor(a), _tensor(b), compute_mode="donot_use_mm_for_euclid_dist")
+        if self.kind == "l1":  # without (n, m, d) differences in memory
+            far = weighted_l1(np.asarray(a, np.float32), np.asarray(b, np.float32), self.weight.numpy())
+            return softplus(torch.from_numpy(far) - self.bias)
+        return softplus(-self.logit_table(_tensor(a), _tensor(b)))
+
     # What verification.pairs.PairSimilarity asks for, in NumPy.
     def rows(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """float32 (n,): 1 - distance of (n, d) and (n, d)."""
@@ -78,10 +87,7 @@ class PairHead(nn.Module):
     def table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """float32 (n, m): 1 - distance of (n, d) and (m, d)."""
         with torch.inference_mode():
-            other = _tensor(b)
-            parts = _tensor(a).split(_step(other))
-            rows = [1 - self.cpu().distance(part[:, None], other[None]).numpy() for part in parts]
-        return np.concatenate(rows, dtype=np.float32)
+            return np.asarray(1 - self.cpu()._distance_table(a, b).numpy(), np.float32)
 
 
 def _tensor(values: npt.NDArray[Any]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from siamdedup.catalog.families import image_families, image_variants, tie_families
+from siamdedup.catalog.families import image_families, tie_families
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import locate
 from siamdedup.catalog.opening import CatalogSettings, open_catalog
@@ -21,7 +20,13 @@ from siamdedup.catalog.relist_ops import LEVELS
 from siamdedup.catalog.splits import Splits, split_families
 from siamdedup.catalog.table import catalog_hash, subset
 from siamdedup.catalog.verdicts import Verdicts, read_verdicts
-from siamdedup.embedding.strokes import DIHEDRAL
+from siamdedup.embedding.items import (
+    asked_products,
+    gallery_products,
+    item_groups,
+    train_labels,
+    turned_items,
+)
 from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.types import BoolArray, Catalog, HeldOut, IntArray
 
@@ -44,8 +49,8 @@ class DataSettings(CatalogSettings):
             benchmarks of metric learning do.
         keep_whole, published_splits: see ``catalog.splits.split_families`` (whole, given).
         turns: each training picture is so many things to learn: 1, 4 (quarter turns) or 8 (mirrored as well).
-        evaluation_images: at most so many pictures of a held-out split are asked (whole families), for what cannot
-            afford all pairs.
+        evaluation_images: no more than so many pictures of a held-out split are asked, for what cannot afford all
+            pairs; families and ``keep_whole`` groups stay whole, so the last of them may pass it.
     """
 
     fractions: Mapping[str, float] | None = None
@@ -154,14 +159,19 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
             "no readable picture is left to train on", where=settings.name, remedy="see ledger.csv"
         )
     component = learned.component[family[rows]]
-    labels = _train_labels(catalog, rows, component, settings)
+    labels = train_labels(catalog, rows, component, settings.positives, where=settings.name)
 
-    gallery = _gallery_products(catalog, splits.train, settings)
-    evaluation = {
-        name: _held_out(catalog, _at_most(catalog, splits[name], settings), gallery, settings, judged, ledger)
+    seed, whole = settings.split_seed, settings.keep_whole
+    gallery = gallery_products(catalog, splits.train, settings.gallery_images, seed=seed)
+    asked = {
+        name: asked_products(catalog, splits[name], settings.evaluation_images, whole, seed=seed)
         for name in ("val", "test")
     }
-    rows, labels, component, views = _turned(rows, labels, component, settings)
+    evaluation = {
+        name: _held_out(catalog, products, gallery, settings, judged, ledger)
+        for name, products in asked.items()
+    }
+    rows, labels, component, views = turned_items(rows, labels, component, settings.turns)
     counts = {
         "products": catalog.n_products,
         "families": catalog.n_families,
@@ -186,7 +196,7 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         train_labels=labels,
         train_families=component,
         train_views=views,
-        train_groups=_groups_of(catalog, rows, family, views, settings.keep_whole),
+        train_groups=item_groups(catalog, rows, views, whole),
         answering=_shown_by(catalog, set(catalog.product_ids.take(gallery).to_pylist())),
         val=evaluation["val"],
         test=evaluation["test"],
@@ -194,55 +204,6 @@ def prepare_data(settings: DataSettings, *, store_side: int) -> PreparedData:
         data_hash=digest.hexdigest(),
         ledger=ledger,
     )
-
-
-def _gallery_products(catalog: Catalog, train: IntArray, settings: DataSettings) -> IntArray:
-    """Training products, in a seeded order, until their pictures reach the gallery's limit."""
-    order = np.random.default_rng([settings.split_seed, 5]).permutation(train)
-    pictures = np.cumsum(np.diff(catalog.offsets)[order])
-    return np.sort(order[: int(np.searchsorted(pictures, settings.gallery_images, side="right"))])
-
-
-def _at_most(catalog: Catalog, products: IntArray, settings: DataSettings) -> IntArray:
-    """The products of whole families (and of whole ``keep_whole`` groups), in a seeded order, up to the limit."""
-    if settings.evaluation_images is None:
-        return products
-    rng = np.random.default_rng([settings.split_seed, 6])
-    names = catalog.families.take(products).to_pylist()
-    if settings.keep_whole is not None:
-        found = [re.match(settings.keep_whole, name) for name in names]
-        names = [match.group() if match else name for match, name in zip(found, names, strict=True)]
-    families, of_product = np.unique(names, return_inverse=True)
-    place = rng.permutation(len(families))[of_product]
-    order = np.argsort(place, kind="stable")
-    pictures = np.cumsum(np.diff(catalog.offsets)[products[order]])
-    last = place[order][min(int(np.searchsorted(pictures, settings.evaluation_images)), len(order) - 1)]
-    return products[place <= last]
-
-
-def _turned(
-    rows: IntArray, labels: IntArray, component: IntArray, settings: DataSettings
-) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Rows, labels, families and views of the training items, once for each way of turning a picture."""
-    turns = settings.turns
-    if turns not in (1, 4, DIHEDRAL):
-        raise ConfigError(f"unknown data.turns {turns}", remedy=f"use 1, 4 or {DIHEDRAL}")
-    views = np.repeat(np.arange(turns, dtype=np.int64), len(rows))
-    many = np.tile(labels, turns) + views * (labels.max() + 1)
-    families = np.tile(component, turns) + views * (component.max() + 1)
-    return np.tile(rows, turns), many, families, views
-
-
-def _groups_of(
-    catalog: Catalog, rows: IntArray, family: IntArray, views: IntArray, whole: str | None
-) -> IntArray | None:
-    """int64 (n,): the group of each training item."""
-    if whole is None:
-        return None
-    name = np.full(catalog.n_families, "", object)
-    name[catalog.labels] = [(re.match(whole, f) or [f])[0] for f in catalog.families.to_pylist()]
-    group = np.unique(name.astype(str), return_inverse=True)[1]
-    return np.asarray(group[family[rows]] * DIHEDRAL + views, np.int64)
 
 
 def _not_different(judged: Verdicts, catalog: Catalog) -> IntArray:
@@ -292,32 +253,6 @@ def _shown_by(catalog: Catalog, product_ids: set[str]) -> BoolArray:
     named = np.array([p in product_ids for p in catalog.product_ids.to_pylist()], bool)
     shown[catalog.image_index[named[catalog.product_of_entry()]]] = True
     return shown
-
-
-def _train_labels(catalog: Catalog, rows: IntArray, component: IntArray, settings: DataSettings) -> IntArray:
-    """int64 (n,): what counts as one thing among the training images ``rows`` of families ``component``."""
-    if settings.positives not in ("family", "product", "image"):
-        raise ConfigError(
-            f"unknown data.positives {settings.positives!r}", remedy="use 'family', 'product' or 'image'"
-        )
-    sizes = np.unique(component, return_counts=True)[1]
-    if len(sizes) < 2:
-        raise CatalogError(
-            "training has one family only, so there is no negative",
-            where=settings.name,
-            remedy="check that the family column holds families, not one value",
-        )
-    if settings.positives == "image":
-        return np.arange(len(rows), dtype=np.int64)
-    if sizes.max() < 2:
-        raise CatalogError(
-            f"each of the {len(sizes)} training families has a single picture, so families teach nothing",
-            where=settings.name,
-            remedy="check data.columns.family; or learn from relisted views of each picture alone with "
-            "data.positives=image",
-        )
-    labels = component if settings.positives == "family" else image_variants(catalog)[rows]
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def settings_from(config: Mapping[str, Any]) -> DataSettings:

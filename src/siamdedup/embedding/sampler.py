@@ -106,6 +106,9 @@ class GroupedPerClass(DrawSampler):
         super().__init__(labels, batch_size, **kwargs)
         if self.groups is None:
             raise ConfigError("this sampler needs groups of families", remedy="set data.keep_whole")
+        for name, value in (("m", m), ("groups_per_batch", groups_per_batch)):
+            if value < 1:
+                raise ConfigError(f"sampler.{name} must be at least 1, got {value}", remedy="change it")
         self.items, start = np.argsort(labels, kind="stable"), np.unique(labels, return_index=True)
         sizes = np.bincount(labels)
         self.sizes, self.start = sizes, np.cumsum(sizes) - sizes

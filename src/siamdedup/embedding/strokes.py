@@ -25,7 +25,8 @@ class Strokes:
         shift: share of the picture's side, to either side.
         elastic: standard deviation of the displacement as a share of the side; 0 for none.
         elastic_grid: the displacement is drawn on a grid of so many points a side, and interpolated.
-        pen: chance of a thicker, and as much of a thinner, pen.
+        pen: chance of a thicker, and as much of a thinner, pen: a pixel on each side of a stroke. The thinner one wipes
+            out strokes of less than three pixels, so pictures must be kept large enough (``store_scale``).
     """
 
     rotation: float = 10.0

@@ -19,7 +19,14 @@ FIGURES = {
     "precision": "precision",
     "recall": "recall",
 }
-METHODS = {"dhash": "dHash", "phash": "pHash", "frozen backbone": "untrained"}
+METHODS = {
+    "ahash": "aHash",
+    "dhash": "dHash",
+    "phash": "pHash",
+    "pdq": "PDQ",
+    **{f"pca{bits}": f"PCA hash, {bits} bits" for bits in (16, 32, 64)},
+    "frozen backbone": "untrained",
+}
 
 
 def counts_table(title: str, counts: Mapping[str, object], ledger: Ledger | None = None) -> None:
@@ -55,8 +62,9 @@ def comparison_table(
         table.add_row(METHODS.get(method, method), *cells, style=style)
     Console().print(table)
     Console().print(
-        "[dim]untrained: the same backbone before training; precision, recall: threshold tuned on validation, "
-        "then frozen ('-': goal not met there)[/dim]"
+        "[dim]"
+        + ("untrained: the same backbone before training; " if "frozen backbone" in rows else "")
+        + "precision, recall: threshold tuned on validation, then frozen ('-': goal not met there)[/dim]"
     )
 
 

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from siamdedup.files import atomic_write
 from siamdedup.report.gallery import thumbnail
+from siamdedup.report.svg import ACCENT, GOOD, RATE_TICKS, SOFT, blank_axes, inline_svg
 from siamdedup.types import Catalog, IntArray, ScoredPairs
 from siamdedup.verification.curves import det, roc
 from siamdedup.verification.distances import Float64Array, to_distance
 from siamdedup.verification.folds import FoldProtocol, FoldRates, in_folds, mean_and_error
-
-# Colours that the page's style replaces, so that a plot follows its light or dark scheme.
-_INK, _SOFT, _ACCENT, _GOOD = "#1c2430", "#5d6875", "#1d4ed8", "#15803d"
-_STYLE = {_INK: "var(--ink)", _SOFT: "var(--soft)", _ACCENT: "var(--accent)", _GOOD: "var(--good)"}
-_TICKS = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
 def write_verification_page(
@@ -150,38 +141,38 @@ def plus_minus(values: Float64Array) -> str:
 def _roc(pairs: ScoredPairs, protocol: FoldProtocol) -> Markup:
     """VAL over FAR (log scale); crosses are the protocol's means with their standard errors."""
     low = 0.5 / pairs.n_nonmatch  # stands for a FAR of zero, which a log scale has not
-    axes, figure = _axes()
+    axes, figure = blank_axes()
     _, far, val = roc(pairs)
     x, y = _thin(np.log10(np.maximum(far, low)), val)
-    axes.step(10**x, y, where="post", color=_ACCENT, linewidth=1.6)
+    axes.step(10**x, y, where="post", color=ACCENT, linewidth=1.6)
     for rates in protocol.at_far:
         (x_mean, x_error), (y_mean, y_error) = mean_and_error(rates.far), mean_and_error(rates.val)
         left = min(x_error, max(x_mean - low, 0.0))
         axes.errorbar(
-            max(x_mean, low), y_mean, y_error, [[left], [x_error]], color=_GOOD, marker="o", markersize=4,
-            capsize=2.5, linewidth=1.2, markerfacecolor=_GOOD if rates.shown.all() else "none",
+            max(x_mean, low), y_mean, y_error, [[left], [x_error]], color=GOOD, marker="o", markersize=4,
+            capsize=2.5, linewidth=1.2, markerfacecolor=GOOD if rates.shown.all() else "none",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set(xlim=(low, 1), ylim=(0, 1.01), xlabel="FAR (false accept rate)", ylabel="VAL (validation rate)")
-    return _svg(figure, "ROC: VAL over FAR")
+    return inline_svg(figure, "ROC: VAL over FAR")
 
 
 def _det(pairs: ScoredPairs) -> Markup:
     """FNMR over FMR, both on normal deviate scales (ISO/IEC 19795-1)."""
-    axes, figure = _axes()
+    axes, figure = blank_axes()
     low = 0.5 / pairs.n_nonmatch, 0.5 / pairs.n_match
     _, fmr, fnmr = det(pairs)
     fmr, fnmr = np.clip(fmr, low[0], 1 - low[0]), np.clip(fnmr, low[1], 1 - low[1])
     x, y = _thin(norm.ppf(fmr), norm.ppf(fnmr))
-    axes.step(x, y, where="post", color=_ACCENT, linewidth=1.6)
+    axes.step(x, y, where="post", color=ACCENT, linewidth=1.6)
     ends = norm.ppf([max(min(low), 1e-5), 0.9])
-    axes.plot(ends, ends, color=_SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-    ticks = [t for t in _TICKS if norm.ppf(t) <= ends[1] and t >= min(low)]
+    axes.plot(ends, ends, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
+    ticks = [t for t in RATE_TICKS if norm.ppf(t) <= ends[1] and t >= min(low)]
     labels = [f"{t:g}" for t in ticks]
     axes.set_xticks(norm.ppf(ticks), labels)
     axes.set_yticks(norm.ppf(ticks), labels)
     axes.set(xlim=ends, ylim=ends, xlabel="FMR (false match rate)", ylabel="FNMR (false non-match rate)")
-    return _svg(figure, "DET: FNMR over FMR")
+    return inline_svg(figure, "DET: FNMR over FMR")
 
 
 def _thin(x: Float64Array, y: Float64Array, cells: int = 400) -> tuple[Float64Array, Float64Array]:
@@ -191,33 +182,3 @@ def _thin(x: Float64Array, y: Float64Array, cells: int = 400) -> tuple[Float64Ar
     new = np.append(True, (np.diff(cell) != 0).any(0))
     new[-1] = True
     return x[new], y[new]
-
-
-def _axes() -> tuple[Axes, Figure]:
-    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.grid(color=_SOFT, alpha=0.25, linewidth=0.6)
-    axes.tick_params(colors=_INK, which="both", labelsize=9)
-    for side in axes.spines.values():
-        side.set(color=_SOFT, linewidth=0.8)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    return axes, figure
-
-
-def _svg(figure: Figure, label: str) -> Markup:
-    """The figure as an inline SVG element: no date, no random ids, no file header, the page's colours and font."""
-    out = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    for colour, name in _STYLE.items():
-        text = text.replace(colour, name)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))

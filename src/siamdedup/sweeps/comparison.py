@@ -1,7 +1,7 @@
 """A fair comparison (powerful-benchmarker's rules): every cell is tuned by the same number of trials.
 
 Each cell of a grid (loss x miner) is a study over its own search space, on validation alone. The best setting then
-trains with seeds 0..k-1, and test is measured there and nowhere else: tuning trials' test figures are struck out.
+trains with seeds 0..k-1, and test is measured there and nowhere else.
 Musgrave, Belongie and Lim: A Metric Learning Reality Check, ECCV 2020.
 """
 
@@ -60,7 +60,7 @@ class ComparisonSettings:
         return found
 
     def cell_study(self, cell: Cell) -> StudySettings:
-        """The cell's own study: what the cell fixes is not searched, and test is struck out."""
+        """The cell's own study: what the cell fixes is not searched, and no trial looks at test."""
         return self._studies[cell_name(cell)]
 
     def cells(self) -> list[Cell]:

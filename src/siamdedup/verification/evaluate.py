@@ -12,7 +12,7 @@ from siamdedup.catalog.families import tie_families
 from siamdedup.errors import OperatingPointError
 from siamdedup.fingerprint.hashes import Fingerprints, fingerprint
 from siamdedup.types import HeldOut, IntArray, OperatingPoint, ScoredPairs
-from siamdedup.verification.curves import eer
+from siamdedup.verification.curves import eer, val_at_far
 from siamdedup.verification.goals import Goal
 from siamdedup.verification.pairs import ImageTruth, image_truth, score_hashes
 from siamdedup.verification.rates import best_f1, micro_ap, recall_at_precision
@@ -62,7 +62,7 @@ def prepare_evaluation(held_out: HeldOut, *, suspects: bool = True, workers: int
 
 
 def ranking_metrics(pairs: ScoredPairs) -> dict[str, float]:
-    """Threshold-free figures of the ranking of all pairs: µAP, recall@P90, recall@P99, best F1, EER.
+    """Threshold-free figures of the ranking of all pairs: µAP, recall@P90, recall@P99, best F1, EER, VAL at FAR 1e-3.
 
     A figure is NaN where the ranking is so poor that it hangs on non-matching pairs that were not held.
     """
@@ -81,6 +81,7 @@ def ranking_metrics(pairs: ScoredPairs) -> dict[str, float]:
         "recall_at_p99": settled(lambda: recall_at_precision(pairs, 0.99)),
         "best_f1": settled(lambda: best_f1(pairs)[0]),
         "eer": settled(lambda: eer(pairs)),
+        "val_at_far_1e-3": settled(lambda: val_at_far(pairs, 1e-3).val),
     }
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from siamdedup.types import IntArray
 PARTS = {"train": "images_background", "test": "images_evaluation"}
 RUNS = "all_runs"
 GET = "https://github.com/brendenlake/omniglot"
+# What zipfile raises of a damaged, cut, encrypted or oddly packed archive.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 _REMEDY = f"get images_background.zip, images_evaluation.zip and all_runs.zip at {GET}"
 
 
@@ -73,7 +76,8 @@ def read_runs(source: str | Path, cache: Path) -> OneShotRuns:
     """Lake's runs from `all_runs` (or its archive) in ``source``.
 
     Raises:
-        CatalogError: they are missing, or a line of `class_labels.txt` names what is not there.
+        CatalogError: they are missing or differ in size, or a line of `class_labels.txt` is not as published, names what
+            is not there or asks a picture again.
     """
     folder = _folder(Path(source).expanduser(), RUNS, cache)
     files = sorted(folder.glob("run*/class_labels.txt"))
@@ -83,20 +87,13 @@ def read_runs(source: str | Path, cache: Path) -> OneShotRuns:
     supports, queries, answers = [], [], []
     for file in files:
         support = sorted(file.parent.glob("training/*.png"))
-        pairs = [_pair(file, number, line) for number, line in _lines(file)]
-        place = {path.name: k for k, path in enumerate(support)}
-        unknown = [right.name for _, right in pairs if right.name not in place]
-        if unknown or not pairs:
-            raise CatalogError(
-                f"it names {unknown[0]}, which is not in training/" if unknown else "it names no trial",
-                where=str(file),
-                remedy=_REMEDY,
-            )
+        place = {path: k for k, path in enumerate(support)}
+        pairs = _trials(file)
         supports.append([len(paths) + k for k in range(len(support))])
         paths.extend(support)
         queries.append([len(paths) + k for k in range(len(pairs))])
         paths.extend(asked for asked, _ in pairs)
-        answers.append([place[right.name] for _, right in pairs])
+        answers.append([place[right] for _, right in pairs])
     if len({(len(s), len(q)) for s, q in zip(supports, queries, strict=True)}) > 1:
         raise CatalogError(
             "its runs differ in the number of classes or trials", where=str(folder), remedy=_REMEDY
@@ -114,26 +111,41 @@ def alphabet_of(family: str) -> str:
     return family.rsplit("/", 1)[0]
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    return [(n, line) for n, line in enumerate(file.read_text().splitlines(), 1) if line.strip()]
-
-
-def _pair(file: Path, number: int, line: str) -> tuple[Path, Path]:
-    """The asked picture and the right one of `run01/test/item01.png run01/training/class08.png`."""
-    names = line.split()
-    if len(names) != 2 or not all(re.fullmatch(r"run\w+/(test|training)/[^/]+\.png", n) for n in names):
-        raise CatalogError(f"line {number} is not `runNN/test/ITEM.png runNN/training/CLASS.png`: {line!r}",
-                           where=str(file), remedy=_REMEDY)  # fmt: skip
-    asked, right = (file.parent.parent / name for name in names)
-    if not asked.is_file():
-        raise CatalogError(
-            f"line {number} names {asked.name}, which is not there", where=str(file), remedy=_REMEDY
-        )
-    return asked, right
+def _trials(file: Path) -> list[tuple[Path, Path]]:
+    """The asked and the right picture of each line `run01/test/item01.png run01/training/class08.png`."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"it cannot be read: {error}", where=str(file), remedy=_REMEDY) from None
+    run = re.escape(file.parent.name)
+    trial = re.compile(rf"\s*{run}/(test/[^/\s]+\.png)\s+{run}/(training/[^/\s]+\.png)\s*")
+    found: dict[Path, Path] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        names = trial.fullmatch(line)
+        problem = ""
+        if names is None:
+            form = f"{file.parent.name}/test/ITEM.png {file.parent.name}/training/CLASS.png"
+            problem = f"is not `{form}`: {line!r}"
+        else:
+            asked, right = (file.parent / name for name in names.groups())
+            absent = [name for name in names.groups() if not (file.parent / name).is_file()]
+            if absent:
+                problem = f"names {absent[0]}, which is not there"
+            elif asked in found:
+                problem = f"asks {names[1]} again"
+        if problem:
+            raise CatalogError(f"line {number} {problem}", where=str(file), remedy=_REMEDY)
+        found[asked] = right
+    if not found:
+        raise CatalogError("it names no trial", where=str(file), remedy=_REMEDY)
+    return list(found.items())
 
 
 def _folder(source: Path, name: str, cache: Path) -> Path:
     """The part's folder in ``source``, or its archive's, unpacked once into the cache."""
+    source = source.absolute()  # folders and the cache must have a common root
     folder, archive = source / name, source / f"{name}.zip"
     if folder.is_dir():
         return folder
@@ -143,7 +155,7 @@ def _folder(source: Path, name: str, cache: Path) -> Path:
     key = hashlib.sha256(f"{archive.resolve()}\x00{stat.st_size}\x00{stat.st_mtime_ns}".encode()).hexdigest()[
         :12
     ]
-    home = cache / "adapters" / f"omniglot-{name}-{key}"
+    home = cache.absolute() / "adapters" / f"omniglot-{name}-{key}"
     if not home.exists():
         partial = home.with_name(f".{home.name}.{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
@@ -151,14 +163,13 @@ def _folder(source: Path, name: str, cache: Path) -> Path:
         try:
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(partial)  # keeps what it writes inside the folder, whatever the names say
-        except (zipfile.BadZipFile, OSError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise CatalogError(
-                f"the archive cannot be unpacked: {error}", where=str(archive), remedy=_REMEDY
-            ) from None
-        try:
             partial.rename(home)
-        except OSError:  # another process was first
+        except _DAMAGE as error:
+            if not home.is_dir():  # else another process was first
+                raise CatalogError(
+                    f"the archive cannot be unpacked: {error}", where=str(archive), remedy=_REMEDY
+                ) from None
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
     # Published archives hold one folder of their own name; `all_runs.zip` holds the runs themselves.
     return home / name if (home / name).is_dir() else home

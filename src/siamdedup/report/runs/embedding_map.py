@@ -36,7 +36,7 @@ def sample_families(family: IntArray, most: int = MOST) -> IntArray:
 
 
 def lay_out(vectors: FloatArray) -> Layout:
-    """Place unit vectors (n, d) in the plane.
+    """Place vectors (n, d) in the plane; those of two dimensions are there already (Hadsell et al. 2006).
 
     t-SNE (van der Maaten and Hinton 2008; scikit-learn, exact start from the principal components, fixed seed) on
     one thread: several would add up in another order each time. Fewer than 20 vectors are projected on their
@@ -44,6 +44,8 @@ def lay_out(vectors: FloatArray) -> Layout:
     """
     points = np.asarray(vectors, np.float64)
     n = len(points)
+    if points.shape[1] == 2:
+        return Layout(_scaled(points), "the embedding's own two dimensions")
     with threadpool_limits(1):
         flat = _principal(points)
         how = "principal components"
@@ -56,11 +58,15 @@ def lay_out(vectors: FloatArray) -> Layout:
                 points.astype(np.float32)
             )
             how = f"t-SNE, perplexity {perplexity:.0f}, started from the principal components"
-    flat = np.asarray(flat, np.float64)
-    if n:
+    return Layout(_scaled(np.asarray(flat, np.float64)), how)
+
+
+def _scaled(flat: np.ndarray) -> FloatArray:
+    """float32 (n, 2) in -1..1, on one scale for both axes."""
+    if len(flat):
         flat = flat - (flat.max(0) + flat.min(0)) / 2
         flat = flat / max(float(np.abs(flat).max()), 1e-12)
-    return Layout(flat.round(4).astype(np.float32), how)
+    return np.asarray(flat.round(4), np.float32)
 
 
 def _principal(points: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ _NO_DIFFERENCE = re.compile(
     r"seed|tags|ckpt_path|(paths|logger|hydra|callbacks\.progress|data\.fetch)(\..*)?|(.*\.)?(dirpath|save_dir)"
     r"|data\.(source|root|truth|cache_dir|cache_gb|memory_gb|workers|progress|allow_outside)"
 )
+# Seeds of the data that may be the run's own seed: data.split_seed=${seed}.
+_SPLIT_SEED, _RELIST_SEED = "data.split_seed", "data.relist_seed"
+FOLLOWS = "the run's seed"
+EACH_ITS_OWN = "each seed its own"
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Group:
 
     Attributes:
         name: the keys and values that tell it from the other groups.
-        settings: flat config (dotted keys) without seed and places, and the hashes of data and splits.
+        settings: flat config (dotted keys) without seed and places, and the hashes of data and splits. Where a seed
+            of the data is every run's own it is ``FOLLOWS``; the split's hash is then ``EACH_ITS_OWN``.
     """
 
     name: str
@@ -59,9 +64,10 @@ def _text(value: Any) -> str:
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Groups in the order of the settings that tell them apart, each with its runs by seed."""
-    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(sorted(_settings(run).items())), []).append(run)
+    follow = _following(runs)
+    found = _alike(runs, follow)
+    if "split_hash" in follow and any(twice_split(_seeds_and_splits(of)) for of in found.values()):
+        found = _alike(runs, {k: v for k, v in follow.items() if k != "split_hash"})
     settings = [dict(key) for key in found]
     names = names_of(settings)
     groups = [
@@ -73,9 +79,40 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return sorted(groups, key=lambda g: _natural(g.name))
 
 
+def _alike(runs: Sequence[Run], follow: Mapping[str, str]) -> dict[tuple[tuple[str, str], ...], list[Run]]:
+    """Runs by their settings, of which those in ``follow`` make no difference."""
+    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        settings = _settings(run)
+        settings |= {key: value for key, value in follow.items() if key in settings}
+        found.setdefault(tuple(sorted(settings.items())), []).append(run)
+    return found
+
+
 def _settings(run: Run) -> dict[str, str]:
     flat = {k: v for k, v in flatten(run.config).items() if not _NO_DIFFERENCE.fullmatch(k)}
     return flat | {name: run.text(name) for name in ("data_hash", "split_hash")}
+
+
+def _following(runs: Sequence[Run]) -> dict[str, str]:
+    """The settings that are the run's own seed in all runs, of at least two seeds, and what is told of them."""
+    if len({run.seed for run in runs}) < 2:  # a default of 0 equals seed 0 by chance
+        return {}
+    flat = [(str(run.seed), flatten(run.config)) for run in runs]
+    follow = {
+        key: FOLLOWS for key in (_SPLIT_SEED, _RELIST_SEED) if all(of.get(key) == seed for seed, of in flat)
+    }
+    return follow | ({"split_hash": EACH_ITS_OWN} if _SPLIT_SEED in follow else {})
+
+
+def _seeds_and_splits(runs: Sequence[Run]) -> list[tuple[int, str]]:
+    return [(run.seed, run.text("split_hash")) for run in runs]
+
+
+def twice_split(splits: Iterable[tuple[int | None, str]]) -> bool:
+    """Whether, among runs' seeds and split hashes, runs of one seed have several splits."""
+    pairs = set(splits)
+    return len({seed for seed, _ in pairs}) < len(pairs)
 
 
 def differing(settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

@@ -20,16 +20,16 @@ from scipy.stats import norm
 from siamdedup.report.runs.artefacts import Artefacts, CurvePoints
 from siamdedup.report.runs.comparing import number
 from siamdedup.report.runs.labels import name_ends, name_lines
-from siamdedup.report.verification_page import _ACCENT, _GOOD, _INK, _SOFT, _TICKS, _axes, _svg
+from siamdedup.report.svg import ACCENT, GOOD, INK, RATE_TICKS, SOFT, blank_axes, inline_svg
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BAD, _CARD = "#b91c1c", "#ffffff"
 _DASHES: tuple[Any, ...] = ((0, (1, 1.6)), (0, (4, 2)), (0, (6, 2, 1, 2)), (0, (2, 1)))
 _LIGHT = {
-    "--ink": _INK,
-    "--soft": _SOFT,
-    "--accent": _ACCENT,
-    "--good": _GOOD,
+    "--ink": INK,
+    "--soft": SOFT,
+    "--accent": ACCENT,
+    "--good": GOOD,
     "--bad": _BAD,
     "--card": _CARD,
 }
@@ -55,7 +55,7 @@ class Drawn:
     @property
     def style(self) -> dict[str, Any]:
         if self.baseline:
-            return {"color": _SOFT, "linewidth": 1.2, "linestyle": _DASHES[self.at % len(_DASHES)]}
+            return {"color": SOFT, "linewidth": 1.2, "linestyle": _DASHES[self.at % len(_DASHES)]}
         return {"color": PALETTE[self.at % len(PALETTE)], "linewidth": 1.7}
 
 
@@ -82,7 +82,7 @@ def det_plot(drawn: Sequence[Drawn]) -> Markup:
 
     axes, figure = _canvas("FMR (false match rate)", "FNMR (false non-match rate)")
     for axis, least_tick in ((axes.xaxis, low), (axes.yaxis, least)):
-        ticks = [t for t in (1e-6, 1e-5, *_TICKS) if least_tick <= t <= 0.98]
+        ticks = [t for t in (1e-6, 1e-5, *RATE_TICKS) if least_tick <= t <= 0.98]
         axis.set_ticks(
             norm.ppf(ticks), [f"{t:g}" if t > 1e-4 else f"{t:.0e}".replace("e-0", "e-") for t in ticks]
         )
@@ -101,8 +101,8 @@ def pr_plot(drawn: Sequence[Drawn]) -> Markup:
         recall = np.linspace(f1 / 2 + 1e-6, 1, 80)
         precision = f1 * recall / (2 * recall - f1)
         inside = precision <= 1.02
-        axes.plot(recall[inside], precision[inside], color=_SOFT, alpha=0.35, linewidth=0.7)
-        axes.text(1.0, f1 / (2 - f1), f"F1 {f1:g}", color=_SOFT, fontsize=6.5, ha="right", va="bottom")
+        axes.plot(recall[inside], precision[inside], color=SOFT, alpha=0.35, linewidth=0.7)
+        axes.text(1.0, f1 / (2 - f1), f"F1 {f1:g}", color=SOFT, fontsize=6.5, ha="right", va="bottom")
     return _curves(
         axes,
         figure,
@@ -174,7 +174,7 @@ def histogram_plot(found: Artefacts, name: str, at: int) -> Markup:
     """Shares of the matching and of the non-matching pairs by distance (log scale), and the threshold."""
     facts, edges = found.facts, found.arrays["edges"]
     kinds = (
-        ("matching", found.arrays["matching"], facts["histogram"]["n_match"], _GOOD, ""),
+        ("matching", found.arrays["matching"], facts["histogram"]["n_match"], GOOD, ""),
         ("non-matching", found.arrays["non_matching"], facts["histogram"]["n_nonmatch"], _BAD, "//"),
     )
     axes, figure = _canvas(f"{facts['distance']} distance", "share of the pairs of its kind")
@@ -190,10 +190,10 @@ def histogram_plot(found: Artefacts, name: str, at: int) -> Markup:
         named.append((middle, np.where(counts > 0, share, np.nan), f"{kind} ({total:,})", colour))
     known_to = facts["histogram"]["known_to"]
     if known_to is not None and known_to < 0.99 * edges[-1]:
-        axes.axvspan(known_to, edges[-1], color=_SOFT, alpha=0.15, linewidth=0)
+        axes.axvspan(known_to, edges[-1], color=SOFT, alpha=0.15, linewidth=0)
         _note(axes, known_to, "non-matching not held", "right" if known_to > edges[-1] / 2 else "left", 0.03)
     if facts["threshold"] is not None:
-        axes.axvline(facts["threshold"], color=_ACCENT, linewidth=1.3, linestyle=(0, (4, 3)))
+        axes.axvline(facts["threshold"], color=ACCENT, linewidth=1.3, linestyle=(0, (4, 3)))
         late = facts["threshold"] > edges[-1] * 0.6
         _note(
             axes,
@@ -210,7 +210,7 @@ def _note(axes: Axes, x: float, text: str, side: str, y: float) -> None:
     away = 4 if side == "left" else -4
     axes.annotate(
         text, (x, y), xycoords=("data", "axes fraction"), xytext=(away, 0), textcoords="offset points",
-        color=_ACCENT if "threshold" in text else _SOFT, fontsize=8, ha=side, va="center", gid="direct",
+        color=ACCENT if "threshold" in text else SOFT, fontsize=8, ha=side, va="center", gid="direct",
     )  # fmt: skip
 
 
@@ -242,19 +242,19 @@ def map_plot(found: Artefacts, label: str = "Embedding map") -> Markup:
     for side in axes.spines.values():
         side.set_visible(False)
     for link, ok in zip(links, found.arrays["found"], strict=True):
-        colour, style = (_GOOD, "-") if ok else (_BAD, (0, (3, 2)))
+        colour, style = (GOOD, "-") if ok else (_BAD, (0, (3, 2)))
         axes.plot(*xy[link].T, color=colour, linewidth=0.9, linestyle=style, alpha=0.8, zorder=2)
     sizes = np.bincount(family, minlength=len(found.facts["map"]["families"]))
     largest = sorted(range(len(sizes)), key=lambda k: (-sizes[k], k))[: len(PALETTE)]
     rest = ~np.isin(family, largest)
-    axes.scatter(xy[rest, 0], xy[rest, 1], s=7, color=_SOFT, alpha=0.55, linewidths=0, zorder=1)
+    axes.scatter(xy[rest, 0], xy[rest, 1], s=7, color=SOFT, alpha=0.55, linewidths=0, zorder=1)
     for k, of in enumerate(largest):
         own = xy[family == of]
         axes.scatter(own[:, 0], own[:, 1], s=12, color=PALETTE[k], linewidths=0, zorder=3)
         centre = own[np.abs(own - np.median(own, axis=0)).sum(1).argmin()]
         edge = abs(centre[0]) > 0.75
         axes.annotate(
-            found.facts["map"]["families"][of][:24], centre, xytext=(0 if not edge else -6 * np.sign(centre[0]), 5),
+            found.facts["map"]["families"][of][-24:], centre, xytext=(0 if not edge else -6 * np.sign(centre[0]), 5),
             textcoords="offset points", color=PALETTE[k], fontsize=8, gid="direct", zorder=6,
             ha="center" if not edge else ("right" if centre[0] > 0 else "left"), va="bottom",
         )  # fmt: skip
@@ -262,7 +262,7 @@ def map_plot(found: Artefacts, label: str = "Embedding map") -> Markup:
 
 
 def _canvas(x: str, y: str) -> tuple[Axes, MplFigure]:
-    axes, figure = _axes()
+    axes, figure = blank_axes()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.minorticks_off()
@@ -273,7 +273,7 @@ def _canvas(x: str, y: str) -> tuple[Axes, MplFigure]:
 
 def finish(figure: MplFigure, label: str) -> Markup:
     """An inline SVG: the page's colours, names with a halo, two digits, no ids but those that are referred to."""
-    text = str(_svg(figure, label))
+    text = str(inline_svg(figure, label))
     for name, colour in ({"--bad": _BAD, "--card": _CARD} | COLOURS).items():
         text = text.replace(colour, f"var({name})")
     text = text.replace('<g id="direct">', '<g class="direct">')

@@ -45,7 +45,8 @@ def results_section(rows: Sequence[Row], figures: Sequence[str]) -> Section:
     caption = f"Every method by one protocol{' on the test pairs' if test else ''}; n is the number of runs."
     head = ["", "n", *(named(f) + (" ↓" if less_is_better(f) else "") for f in figures)]
     return Section(
-        "Results", tables=[Table(caption, head, table_rows, strong=strong, notes=_notes(lines, figures))]
+        "Results",
+        tables=[Table(caption, head, table_rows, strong=strong, notes=_notes(rows, lines, figures))],
     )
 
 
@@ -58,14 +59,11 @@ def _best(lines: Sequence[Line], figure: str) -> str:
     return number(min(known) if less_is_better(figure) else max(known))
 
 
-def _notes(lines: Sequence[Line], figures: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[Row], lines: Sequence[Line], figures: Sequence[str]) -> list[str]:
     over = {line.figures[f].over for line in lines for f in figures}
     notes = []
     if "seeds" in over:
-        notes.append(
-            "±: 95 % interval of the mean over runs (Student t). Runs differ in their seed, not in the test families: "
-            "it says how much training varies, not how other families would do."
-        )
+        notes.append(f"±: 95 % interval of the mean over runs (Student t). {_varied(rows)}")
     if any(
         line.figures[f].over == "seeds" and line.figures[f].mean.n == 2 for line in lines for f in figures
     ):
@@ -81,6 +79,28 @@ def _notes(lines: Sequence[Line], figures: Sequence[str]) -> list[str]:
     if any(f in ("precision", "recall") for f in figures):
         notes.append("precision, recall: at the threshold that was tuned on validation, then frozen.")
     return notes
+
+
+def _varied(rows: Sequence[Row]) -> str:
+    """What the runs of a group differ in beside their seed, and so what an interval over them says."""
+    groups = [[row for row in rows if row.group == name] for name in dict.fromkeys(row.group for row in rows)]
+    splits = [{row.facts.get("split_hash", "") for row in of} for of in groups]
+    # How many pairs are to be found is the same wherever the test pairs are.
+    matches = [{row.metrics["test/n_match"] for row in of if "test/n_match" in row.metrics} for of in groups]
+    if any(len(of) > 1 for of in (*splits, *matches)):
+        return (
+            "Each seed has its own split and relistings: it says how much figures vary with these (and with training, "
+            "where there is any) on this data, whose test families overlap; not how other data would do."
+        )
+    if any("" in of for of in splits):
+        return (
+            "It says how much figures vary with whatever the runs differ in; whether they share the test families is "
+            "not recorded (no split_hash)."
+        )
+    return (
+        "Runs differ in their seed, not in the test families: it says how much training varies, not how other "
+        "families would do."
+    )
 
 
 def significance_section(rows: Sequence[Row], figures: Sequence[str]) -> Section:
