@@ -207,11 +207,14 @@ def test_distributed_jobs_inside_a_multirun_are_refused(monkeypatch: pytest.Monk
     refuse_distributed_multirun(OmegaConf.create({"trainer": {"devices": 2}}))
 
 
-@pytest.mark.parametrize("script", ["train", "catalog", "embed", "dedup", "relist", "report", "review", "sweep", "verify"])
+@pytest.mark.parametrize(
+    "script", ["train", "catalog", "embed", "dedup", "relist", "report", "review", "sweep", "verify"]
+)
 def test_help_needs_no_heavy_import(script: str) -> None:
     code = (
         f"import sys; import siamdedup.cli.{script}; "
-        "heavy = {'torch', 'lightning', 'timm', 'faiss', 'cv2', 'numba', 'scipy', 'sklearn', 'optuna', 'matplotlib'} & set(sys.modules); "
+        "heavy = {'torch', 'lightning', 'timm', 'faiss', 'cv2', 'numba', 'scipy', 'sklearn', 'optuna', "
+        "'matplotlib'} & set(sys.modules); "
         "sys.exit(','.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

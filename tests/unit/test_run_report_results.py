@@ -105,7 +105,7 @@ def test_written_results_are_read_back(tmp_path: Path) -> None:
     path = write_results(tmp_path / "r.csv", rows)
     assert (
         path.read_text().splitlines()[0]
-        == "group,seed,commit,data_hash,seconds,dhash/precision,test/eer,test/micro_ap"
+        == "group,seed,commit,data_hash,split_hash,seconds,dhash/precision,test/eer,test/micro_ap"
     )
     first, second = read_results(path)
     assert (first.group, first.seed, second.group, second.seed) == ("lr=1, x", 3, "lr=2, x", None)

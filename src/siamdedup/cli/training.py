@@ -185,6 +185,10 @@ def _write_artefacts(
 
 
 def build_module(config: DictConfig, network: EmbeddingNetwork, n_labels: int) -> SiameseModule:
+    if network.pair is not None and config.whiten.dim is not None:
+        raise ConfigError("whitening needs unit vectors", remedy="use head.pair=null with whiten.dim")
+    if config.memory.size and "VerificationLoss" in str(config.loss.get("_target_")):
+        raise ConfigError("a verification head has no cross-batch memory", remedy="use memory=none")
     objective = build_objective(config, n_labels, network.dim)
     if isinstance(objective.loss, VerificationLoss):
         objective.loss.bind(network.pair)

@@ -7,6 +7,7 @@ use them: they are for verifying pairs, for one-shot trials and for maps.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ class PairHead(nn.Module):
 
     def logit(self, a: Tensor, b: Tensor) -> Tensor:
         """Log-odds of "the same" over the last axis; shapes broadcast. Only where weights are learnt."""
-        return self.bias - self.difference(a, b) @ self.weight
+        with torch.autocast(a.device.type, enabled=False):  # half precision is too coarse for log-odds
+            return self.bias - self.difference(a, b) @ self.weight
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """>= 0, over the last axis: the plain distance, or the cross-entropy -log P(same)."""
@@ -77,17 +79,23 @@ class PairHead(nn.Module):
             return softplus(torch.from_numpy(far) - self.bias)
         return softplus(-self.logit_table(_tensor(a), _tensor(b)))
 
+    def _on_cpu(self) -> PairHead:
+        """Itself, or a copy: ``cpu()`` would move the parameters away from where they are learnt."""
+        here = all(p.device.type == "cpu" for p in self.parameters())
+        return self if here else copy.deepcopy(self).cpu()
+
     # What verification.pairs.PairSimilarity asks for, in NumPy.
     def rows(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """float32 (n,): 1 - distance of (n, d) and (n, d)."""
         with torch.inference_mode():
             parts = zip(_tensor(a).split(4096), _tensor(b).split(4096), strict=True)
-            return np.concatenate([1 - self.cpu().distance(x, y).numpy() for x, y in parts], dtype=np.float32)
+            head = self._on_cpu()
+            return np.concatenate([1 - head.distance(x, y).numpy() for x, y in parts], dtype=np.float32)
 
     def table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """float32 (n, m): 1 - distance of (n, d) and (m, d)."""
         with torch.inference_mode():
-            return np.asarray(1 - self.cpu()._distance_table(a, b).numpy(), np.float32)
+            return np.asarray(1 - self._on_cpu()._distance_table(a, b).numpy(), np.float32)
 
 
 def _tensor(values: npt.NDArray[Any]) -> Tensor:

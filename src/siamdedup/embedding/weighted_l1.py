@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 
 _TILE = 32  # rows of b that stay in the processor's cache while rows of a pass
 
@@ -30,5 +31,11 @@ def weighted_l1(
     """float32 (n, m): sum over k of weight_k |a_ik - b_jk|, for (n, d), (m, d) and (d,), summed in float32."""
     out = np.empty((len(a), len(b)), np.float32)
     a, b, weight = (np.ascontiguousarray(x, np.float32) for x in (a, b, weight))
-    _table(a, b, weight, out)
+    threads = torch.get_num_threads()
+    try:
+        most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        numba.set_num_threads(min(threads, most))
+        _table(a, b, weight, out)
+    finally:
+        torch.set_num_threads(threads)  # numba's OpenMP threads are torch's: starting them sets their number
     return out

@@ -98,6 +98,8 @@ def whiten(
     Raises:
         ValueError: the network is whitened already, or ``vectors`` are not of its dimension.
     """
+    if network.pair is not None:
+        raise ConfigError("whitening needs unit vectors", remedy="use head.pair=null with whiten.dim")
     if network.whiten is not None:
         raise ValueError("the network is whitened already; fit on the vectors of the one it came from")
     if vectors.ndim != 2 or vectors.shape[1] != network.dim:

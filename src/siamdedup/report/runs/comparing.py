@@ -182,7 +182,7 @@ def _compare(
     differences = [left[s] - right[s] for s in seeds]
     mean = t_interval(differences)
     nothing = Comparison(first, second, figure, mean, math.nan, math.nan, "")
-    if _data(a[0]) != _data(b[0]):
+    if _data(a[0], seeds) != _data(b[0], seeds):
         return replace(nothing, difference=Mean(math.nan, math.nan, 0), why=OTHER_DATA)
     if not seeds:
         return replace(nothing, why=NO_SEED)
@@ -204,5 +204,10 @@ def _by_seed(rows: Sequence[Row], name: str) -> dict[int, float]:
     return {seed: math.fsum(found) / len(found) for seed, found in values.items()}
 
 
-def _data(rows: Sequence[Row]) -> set[tuple[str, str]]:
-    return {(row.facts.get("data_hash", ""), row.facts.get("split_hash", "")) for row in rows}
+def _data(rows: Sequence[Row], seeds: Sequence[int]) -> set[tuple[int | None, str, str]]:
+    """Data and split of each of these seeds (each may have its own split); without any, of all rows."""
+    return {
+        (row.seed if seeds else None, row.facts.get("data_hash", ""), row.facts.get("split_hash", ""))
+        for row in rows
+        if not seeds or row.seed in seeds
+    }

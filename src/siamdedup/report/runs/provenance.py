@@ -8,7 +8,7 @@ from typing import Any
 
 from siamdedup.report.runs.comparing import number
 from siamdedup.report.runs.document import Cell, Section, Table
-from siamdedup.report.runs.grouping import ABSENT, Group, differing
+from siamdedup.report.runs.grouping import ABSENT, EACH_ITS_OWN, Group, differing, twice_split
 from siamdedup.report.runs.reading import FailedRun, Run, hardware_text
 
 
@@ -140,6 +140,9 @@ def warnings_of(groups: Sequence[Group], failed: Sequence[FailedRun]) -> list[st
     runs: list[Run] = [r for g in groups for r in g.runs]
     warnings = []
     for name, what in (("data_hash", "data"), ("split_hash", "splits")):
+        own = all(g.settings.get(name) == EACH_ITS_OWN for g in groups)
+        if own and not twice_split((r.seed, r.text(name)) for r in runs):
+            continue  # the notes of the results say so
         values = sorted({r.text(name)[:10] or "unknown" for r in runs})
         if len(values) > 1:
             warnings.append(

@@ -55,9 +55,9 @@ def rows_of(groups: Sequence[Group]) -> list[Row]:
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> Path:
-    """``group, seed, commit, data_hash, seconds``, then every figure sorted by name; undefined ones are empty."""
+    """``group, seed, commit, data_hash, split_hash, seconds``, then every figure by name; undefined ones are empty."""
     names = sorted({name for row in rows for name in row.metrics})
-    facts = ("commit", "data_hash", "seconds")
+    facts = ("commit", "data_hash", "split_hash", "seconds")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["group", "seed", *facts, *names])

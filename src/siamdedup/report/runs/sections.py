@@ -21,7 +21,15 @@ from siamdedup.report.runs.document import Cell, Section, Table
 from siamdedup.report.runs.results import Row
 from siamdedup.report.runs.statistics import LEAST
 
-_NAMES = {**FIGURES, "eer": "EER"}
+_NAMES = {
+    **FIGURES,
+    "eer": "EER",
+    "one_shot": "one-shot",
+    "map_at_r": "MAP@R",
+    "r_precision": "R-precision",
+    "precision_at_1": "precision@1",
+    "val_at_far_1e-3": "VAL@FAR 1e-3",
+}
 
 
 def named(figure: str) -> str:
@@ -87,7 +95,7 @@ def _varied(rows: Sequence[Row]) -> str:
     splits = [{row.facts.get("split_hash", "") for row in of} for of in groups]
     # How many pairs are to be found is the same wherever the test pairs are.
     matches = [{row.metrics["test/n_match"] for row in of if "test/n_match" in row.metrics} for of in groups]
-    if any(len(of) > 1 for of in (*splits, *matches)):
+    if any(len(of - {""}) > 1 for of in splits) or any(len(of) > 1 for of in matches):
         return (
             "Each seed has its own split and relistings: it says how much figures vary with these (and with training, "
             "where there is any) on this data, whose test families overlap; not how other data would do."
