@@ -30,7 +30,7 @@ def test_runs_become_a_page_markdown_and_csv_and_the_csv_the_same_tables(tmp_pat
     }
     assert {"index.html", "report.md", "results.csv", "figures/roc.svg", "figures/pr.svg"} <= set(files)
     lines = files["results.csv"].decode().splitlines()
-    assert lines[0].startswith("group,seed,commit,data_hash,seconds,dhash/best_f1,")
+    assert lines[0].startswith("group,seed,commit,data_hash,split_hash,seconds,dhash/best_f1,")
     assert [line.split(",")[:2] for line in lines[1:]] == [["siamdedup", str(seed)] for seed in range(3)]
 
     report(tmp_path, "runs=[multirun/date/2,multirun/date/*,multirun/date/0]", "out=again")
