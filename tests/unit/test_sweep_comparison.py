@@ -170,9 +170,9 @@ def test_more_trials_tune_again_and_measure_again_what_changed(tmp_path: Path) -
 
 def test_undefined_figures_are_empty_cells(tmp_path: Path) -> None:
     def without_precision(
-        config: DictConfig, out: Path, *, callbacks: Sequence[Any] = ()
+        config: DictConfig, out: Path, *, callbacks: Sequence[Any] = (), test: bool = True
     ) -> Mapping[str, Any]:
-        metrics = train(config, out, callbacks=callbacks)["metrics"]
+        metrics = train(config, out, callbacks=callbacks, test=test)["metrics"]
         return {"metrics": {**metrics, "test/precision": float("nan")}}
 
     found = rows(compare(comparison(tmp_path / "a", trials=1, seeds=1), without_precision))
