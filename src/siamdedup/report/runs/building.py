@@ -119,7 +119,7 @@ def report_of_results(
         warnings.append(f"**The rows are of different commits** ({', '.join(commits)}).")
     return Document(
         title or told.get("title") or "Results",
-        f"The figures of results.csv: {len(rows)} rows in {len(groups)} groups, each run a row.",
+        f"The figures of results.csv: each run a row, rows: {len(rows)}, groups: {len(groups)}.",
         [
             results_section(rows, shown),
             significance_section(rows, tested or shown[:1]),

@@ -97,7 +97,7 @@ def shown_figures(rows: Sequence[Row], wanted: Sequence[str] = ()) -> list[str]:
     there = sorted({_base(name) for row in rows for name in row.metrics})
     if wanted:
         return [name.rsplit("/", 1)[-1] if "/" in name else name for name in wanted]
-    usual = [name for name in (*FIGURES, "eer") if name in there]
+    usual = [name for name in ("one_shot", *FIGURES, "eer") if name in there]
     return usual or [name for name in there if not name.endswith(("_low", "_high"))][:8]
 
 
