@@ -69,9 +69,8 @@ class PixelStore:
         shapes = np.zeros((count, 2), np.int64)
         digests = np.full(count, "", dtype="<U32")
         reasons = np.full(count, "", dtype="<U160")
-        temporary = self._index.with_name(
-            f".{self._index.stem}.{os.getpid()}.aside"
-        )  # with_suffix takes the last part
+        # The last part is there for with_suffix to take: else it takes the process's number.
+        temporary = self._index.with_name(f".{self._index.stem}.{os.getpid()}.aside")
         offsets, position = np.zeros(count, np.int64), 0
         with temporary.with_suffix(".bin.tmp").open("wb") as out:
             loaded = in_order(self._load_file, count, workers)

@@ -83,6 +83,7 @@ def train(
     parts = {
         name: prepare_evaluation(part, suspects=config.suspects, workers=datamodule.settings.workers)
         for name, part in (("val", data.val), ("test", data.test))
+        if test or name == "val"
     }
     suspected = sum(len(part.suspects) for part in parts.values())
     counts_table("Data", {**data.counts, "suspected duplicates left out": suspected}, data.ledger)

@@ -17,7 +17,7 @@ class Koch2015(nn.Module):
     """The convolutional twin of Koch, Zemel and Salakhutdinov 2015, figure 4, for 105 x 105 pictures.
 
     (N, 3, 105, 105) -> (N, 9216). The fully connected sigmoid layer of 4,096 units is the head's
-    (`head=sigmoid`), the weighted L1 distance the loss's (`loss=verification`). Weights start as in the paper: normal
+    (`head=sigmoid`), and so is the weighted L1 distance (`head.pair`). Weights start as in the paper: normal
     with standard deviation 0.01, biases around 0.5.
     """
 
