@@ -7,10 +7,11 @@
 
 The vectors are those of ``forty_million.py``: clustered, with look-alike families of 20 to 200 and 2 % planted
 duplicates. A pair has a cosine of at least 0.9. Every way runs in a process of its own, on all cores, building included:
-ours with its own choice of cells and margin and its own measurement of recall; a rival with its default effort, doubled
-(cells visited, or length of the candidate list) while its recall is below --target and grows, up to five times, each a
-run of its own: the last is shown. "recall" is of the pairs of the exact join that touch 1,000 random rows, which no way
-has seen; "planted" of the planted pairs. Memory is the peak resident set beyond that before the join.
+ours with its own choice of cells and margin and its own measurement of recall. A rival is built once, and joins with
+the least effort worth trying (cells visited, or length of the candidate list), which is doubled while either recall is
+below --target and grew, at most --efforts times: each has a row, and is charged the building once. "recall" is of the
+pairs of the exact join that touch 1,000 random rows, which no way has seen; "planted" of the planted pairs, which dense
+families do not outvote. Memory is the peak resident set beyond that before building.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ import rivals
 from rich.console import Console
 from rich.table import Table
 
-THRESHOLD, ALL_PAIRS_BELOW, DOUBLED = 0.9, 300_000, 5
+THRESHOLD, ALL_PAIRS_BELOW = 0.9, 300_000
 OURS = ("exact", "exact in cells", "cells")
 LOOK_AT_ALL = ("exact", "imagededup")
 
@@ -66,7 +68,7 @@ def run_ours(name: str, path: Path) -> dict[str, Any]:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         result = json.loads(done.stdout.splitlines()[-1])
         result["left"], result["right"] = np.load(f"{folder}/pairs.npy")
-        return result | {"effort": "", "pairs": len(result["left"])}
+        return result | {"pairs": len(result["left"])}
 
 
 class Judge:
@@ -89,24 +91,37 @@ class Judge:
         return float(np.isin(self.truth, keys).mean()), float(np.isin(self.planted, keys).mean())
 
 
-def to_target(name: str, path: Path, judge: Judge, target: float, console: Console) -> dict[str, Any]:
-    """A rival at the least effort, of those tried, that reaches the target."""
-    effort, result, before = None, {}, -1.0
-    for _ in range(1 + DOUBLED):
-        result = rivals.run(name, path, THRESHOLD, effort)
-        if "unavailable" in result:
-            return result
-        result["recall"], result["planted"] = judge(result["left"], result["right"])
-        console.print(
-            f"  {name}, effort {result['effort']}: {result['build'] + result['join']:.1f} s, {result['recall']:.4f}"
-        )
-        if result["recall"] >= target or not result["effort"] or result["recall"] <= before:
+def theirs(
+    name: str, path: Path, judge: Judge, target: float, efforts: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(effort, figures) of a rival, up to the first effort that reaches the target. Raises rivals.Unavailable."""
+    rival = rivals.Running(name, path, THRESHOLD)
+    effort, before = rival.least, -1.0
+    for _ in range(efforts):
+        r = rival.join(effort) | {"build": rival.build}
+        r["pairs"] = len(r["left"])
+        r["recall"], r["planted"] = judge(r["left"], r["right"])
+        yield str(effort or ""), r
+        worst = min(r["recall"], r["planted"])
+        if worst >= target or not effort or worst <= before:
             break
-        before, effort = result["recall"], 2 * int(result["effort"])
-    return result
+        before, effort = worst, 2 * effort
+    rival.close()
 
 
-def compare(sizes: list[int], only: list[str], target: float) -> None:
+def measured(
+    way: str, path: Path, judge: Judge, target: float, efforts: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``theirs``, and the same of our ways, which choose their effort by themselves."""
+    if way not in OURS:
+        yield from theirs(way, path, judge, target, efforts)
+        return
+    r = run_ours(way, path)
+    r["recall"], r["planted"] = judge(r["left"], r["right"])
+    yield "", r
+
+
+def compare(sizes: list[int], only: list[str], target: float, efforts: int) -> None:
     import forty_million
 
     console = Console(width=130, highlight=False)
@@ -135,21 +150,18 @@ def compare(sizes: list[int], only: list[str], target: float) -> None:
                 chosen = any(part in way for part in only) if only else True
                 if not chosen or (n > ALL_PAIRS_BELOW and way in LOOK_AT_ALL):
                     continue
-                if way in OURS:
-                    r = run_ours(way, path)
-                    r["recall"], r["planted"] = judge(r["left"], r["right"])
-                    console.print(f"{n:,} {way}: {r['says']}")
-                else:
-                    r = to_target(way, path, judge, target, console)
-                if "unavailable" in r:
-                    console.print(f"{n:,} {way}: {r['unavailable']}")
-                    continue
-                total = r["build"] + r["join"]
-                reference = total if way == "cells" else reference
-                table.add_row(
-                    f"{n:,}", way, str(r["effort"]), f"{r['build']:.1f}", f"{r['join']:.1f}", f"{total / reference:.1f}",
-                    f"{r['pairs']:,}", f"{r['recall']:.4f}", f"{r['planted']:.4f}", f"{r['mib']:,.0f}",
-                )  # fmt: skip
+                try:
+                    for effort, r in measured(way, path, judge, target, efforts):
+                        total = r["build"] + r["join"]
+                        reference = total if way == "cells" else reference
+                        row = (
+                            f"{n:,}", way, effort, f"{r['build']:.1f}", f"{r['join']:.1f}", f"{total / reference:.1f}",
+                            f"{r['pairs']:,}", f"{r['recall']:.4f}", f"{r['planted']:.4f}", f"{r['mib']:,.0f}",
+                        )  # fmt: skip
+                        table.add_row(*row)
+                        console.print("  ".join(row), r.get("says", ""))
+                except rivals.Unavailable as error:
+                    console.print(f"{n:,} {way}: {error}")
     console.print(table)
 
 
@@ -164,6 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--target", type=float, default=0.995, help="recall that a rival's effort is raised for"
     )
+    parser.add_argument("--efforts", type=int, default=7, help="of a rival, at most")
     parser.add_argument("--draw", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -174,7 +187,7 @@ def main() -> None:
     elif options.one:
         one(options.one[0], Path(options.one[1]), Path(options.one[2]))
     else:
-        compare(options.sizes, options.only, options.target)
+        compare(options.sizes, options.only, options.target, options.efforts)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,20 @@ class Unavailable(Exception):
 
 
 class Rival:
-    """One way to join. ``package``: what must be installed; ``effort``: what it is called with by default."""
+    """One way to join. ``package``: what must be installed; ``least``: the least effort worth trying, 0: it has none."""
 
-    package, module, effort = "faiss", "faiss", 0
+    package, module, least = "faiss", "faiss", 0
 
-    def __init__(self, effort: int | None = None) -> None:
+    def __init__(self) -> None:
         if importlib.util.find_spec(self.package) is None:
             raise Unavailable(f"{self.package} is not installed: pip install {self.package}")
         importlib.import_module(self.module)  # whose seconds and memory are not those of building
-        self.effort = self.effort if effort is None else effort
 
     def build(self, vectors: np.ndarray) -> None:
         raise NotImplementedError
+
+    def set_effort(self, effort: int) -> None:
+        """How hard the built index searches from now on."""
 
     def pairs(self, min_similarity: float) -> Pairs:
         raise NotImplementedError
@@ -71,12 +73,16 @@ class Faiss(Rival):
         self.vectors = vectors
         factory = self.factory.format(cells=min(max(64, round(4 * n**0.5)), n), parts=max(1, d // 4))
         self.index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
-        self.set_effort(faiss.ParameterSpace())
         self.index.train(vectors[np.random.default_rng(0).permutation(n)[:262_144]])
         self.index.add(vectors)
 
-    def set_effort(self, space: object) -> None:
-        space.set_index_parameter(self.index, "nprobe", self.effort)  # type: ignore[attr-defined]
+    def set_effort(self, effort: int) -> None:
+        self.set("nprobe", effort)
+
+    def set(self, name: str, value: float) -> None:
+        import faiss
+
+        faiss.ParameterSpace().set_index_parameter(self.index, name, value)
 
     def pairs(self, min_similarity: float) -> Pairs:
         def ranged(queries: np.ndarray) -> Pairs:
@@ -90,26 +96,26 @@ class Faiss(Rival):
 
 
 class FaissIvfFlat(Faiss):
-    effort = 16
+    least = 2
 
 
 class FaissIvfPq(Faiss):
-    factory, ranged, effort = "IVF{cells},PQ{parts}x4fs,Refine(SQfp16)", False, 16
+    factory, ranged, least = "IVF{cells},PQ{parts}x4fs,Refine(SQfp16)", False, 2
 
-    def set_effort(self, space: object) -> None:
-        super().set_effort(space)
-        space.set_index_parameter(self.index, "k_factor_rf", 4)  # type: ignore[attr-defined]
+    def set_effort(self, effort: int) -> None:
+        super().set_effort(effort)
+        self.set("k_factor_rf", 4)
 
 
 class FaissHnsw(Faiss):
-    factory, ranged, effort = "HNSW16", False, 64
+    factory, ranged, least = "HNSW16", False, K
 
-    def set_effort(self, space: object) -> None:
-        space.set_index_parameter(self.index, "efSearch", self.effort)  # type: ignore[attr-defined]
+    def set_effort(self, effort: int) -> None:
+        self.set("efSearch", effort)
 
 
 class Hnswlib(Rival):
-    package, module, effort = "hnswlib", "hnswlib", 64
+    package, module, least = "hnswlib", "hnswlib", K
 
     def build(self, vectors: np.ndarray) -> None:
         import hnswlib
@@ -119,7 +125,9 @@ class Hnswlib(Rival):
         self.index.init_index(max_elements=len(vectors), M=16, ef_construction=100)
         self.index.set_num_threads(CORES)
         self.index.add_items(vectors)
-        self.index.set_ef(max(self.effort, K))
+
+    def set_effort(self, effort: int) -> None:
+        self.index.set_ef(effort)
 
     def pairs(self, min_similarity: float) -> Pairs:
         def search(queries: np.ndarray) -> Pairs:
@@ -130,17 +138,19 @@ class Hnswlib(Rival):
 
 
 class Usearch(Rival):
-    package, module, effort = "usearch", "usearch.index", 64
+    package, module, least = "usearch", "usearch.index", K
 
     def build(self, vectors: np.ndarray) -> None:
         from usearch.index import Index
 
         self.vectors = vectors
         self.index = Index(
-            ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=100,
-            expansion_search=max(self.effort, K),
-        )  # fmt: skip
+            ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=100
+        )
         self.index.add(np.arange(len(vectors)), vectors, threads=CORES)
+
+    def set_effort(self, effort: int) -> None:
+        self.index.expansion_search = effort
 
     def pairs(self, min_similarity: float) -> Pairs:
         def search(queries: np.ndarray) -> Pairs:
@@ -190,10 +200,3 @@ RIVALS: dict[str, type[Rival]] = {
     "usearch": Usearch,
     "imagededup": Imagededup,
 }
-
-
-def join(name: str, vectors: np.ndarray, min_similarity: float, effort: int | None = None) -> Pairs:
-    """The pairs (left, right) that rival ``name`` finds. Raises Unavailable where it cannot run."""
-    rival = RIVALS[name](effort)
-    rival.build(vectors)
-    return rival.pairs(min_similarity)
