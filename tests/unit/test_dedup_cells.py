@@ -65,11 +65,12 @@ def test_exact_where_all_rows_are_equal():
 
 
 def test_exact_and_below_whatever_multiplies(monkeypatch):
-    """bfloat16 or float32, one thread or three: the exact join is the same, the other one a part of it."""
+    """Integers, bfloat16 or float32, one thread or three: the exact join is the same, the other one a part of it."""
     vectors, _ = planted(2000, dtype=np.float32)
     wanted = exact_self_join(vectors, 0.8)
     assert len(wanted) > 1000
-    for half in (True, False):
+    for small, half in ((True, True), (False, True), (False, False)):
+        monkeypatch.setattr(tiles, "fast_int8", lambda _, small=small: small)
         monkeypatch.setattr(tiles, "fast_bfloat16", lambda half=half: half)
         assert_same_pairs(CellJoin(1, cells=40).self_join(vectors, 0.8), wanted)
         results = []

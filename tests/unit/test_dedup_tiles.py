@@ -10,7 +10,7 @@ from dedup_helpers import assert_same_pairs, clustered
 
 from siamdedup.dedup import tiles
 from siamdedup.dedup.join import exact_row_join, exact_self_join
-from siamdedup.dedup.kernels import UPPER
+from siamdedup.dedup.kernels import UPPER, bits
 from siamdedup.dedup.tiles import Tiles, guard_band, in_parallel, ready_rows
 
 
@@ -28,12 +28,20 @@ def worst_rows(count, rng):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_no_rounding_crosses_the_guard_band(half, monkeypatch):
+def round_to(kind, monkeypatch):
+    monkeypatch.setattr(tiles, "fast_int8", lambda dim: kind == "int8" and dim > 1)
+    monkeypatch.setattr(tiles, "fast_bfloat16", lambda: kind == "bfloat16")
+
+
+KINDS = ["int8", "bfloat16", "float32"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rounding_crosses_the_guard_band(kind, monkeypatch):
     """Pairs exactly at the threshold, for many thresholds and the worst rows there are."""
-    monkeypatch.setattr(tiles, "fast_bfloat16", lambda: half)
+    round_to(kind, monkeypatch)
     x = worst_rows(150, np.random.default_rng(0))
-    short = ready_rows(x, np.arange(150), True)[:150].float().numpy()
+    short = ready_rows(x, np.arange(150), "bfloat16")[:150].float().numpy()
     assert (np.linalg.norm(short - unit64(x), axis=1) > 0.95 * 2.0**-8).all()  # they are the worst
     unit, ids = unit64(x), np.arange(150)
     cosine = unit @ unit.T
@@ -41,7 +49,7 @@ def test_no_rounding_crosses_the_guard_band(half, monkeypatch):
     assert len(values) > 50
     for threshold in values.tolist():
         here = Tiles(x, threshold - 1e-12)
-        assert here.half is half
+        assert here.kind == kind
         found = list(here.pairs(here.rows(ids), ids, here.rows(ids), ids, UPPER))
         count = sum(len(part.left) for part in found)
         assert count == (np.triu(cosine >= threshold - 1e-12, 1)).sum()
@@ -52,7 +60,7 @@ def test_scores_stay_within_the_guard_band(dim, monkeypatch):
     x = clustered(300, dim, dtype=np.float32, spread=0.5)
     cosine, ids = unit64(x) @ unit64(x).T, np.arange(300)
     for half in (True, False):
-        monkeypatch.setattr(tiles, "fast_bfloat16", lambda half=half: half)
+        round_to("bfloat16" if half else "float32", monkeypatch)
         here = Tiles(x, 0.5)
         rows = here.rows(ids)
         for top in (0, 256):
@@ -66,17 +74,65 @@ def test_scores_stay_within_the_guard_band(dim, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dim", [1, 7, 64, 100, 768])
+def test_integer_scores_stay_within_their_band(dim, dtype, monkeypatch):
+    """Of rows of any length: integers stand for them at unit norm."""
+    round_to("int8", monkeypatch)
+    rng = np.random.default_rng(dim)
+    x = (clustered(300, dim, dtype=np.float32, spread=0.5) * rng.uniform(0.1, 9, (300, 1))).astype(dtype)
+    length, band = tiles._integers(bits(x))
+    ids, cosine = np.arange(300), unit64(x) @ unit64(x).T
+    codes = ready_rows(bits(x), ids, "int8", length).numpy()
+    assert np.abs(codes.astype(int)).max() == 127
+    scores = codes[:300].astype(np.int64) @ codes[:300].astype(np.int64).T / length**2
+    assert np.abs(scores - cosine).max() <= band
+    here = Tiles(x, 0.6)
+    assert here.kind == ("int8" if dim > 1 and band <= tiles.WIDEST_BAND else "float32")
+    if here.kind == "int8":
+        given = here.scores(here.rows(ids), 256, here.rows(ids), 300).reshape(256, -1)[:, :300]
+        assert np.array_equal(given / length**2, scores[:256])
+
+
+def test_integers_are_used_only_where_the_product_is_right(monkeypatch):
+    tiles.fast_int8.cache_clear()
+    monkeypatch.setattr(tiles, "_faster", lambda *_: True)
+    found = {dim: tiles.fast_int8(dim) for dim in (1, 2, 3, 16, 100, 128)}
+    tiles.fast_int8.cache_clear()
+    for dim, used in found.items():
+        a = torch.randint(-127, 128, (32, dim), dtype=torch.int8)
+        if used:
+            assert torch.equal(torch._int_mm(a, a.T), a.int() @ a.int().T)
+    monkeypatch.delattr(torch, "_int_mm", raising=False)
+    assert not tiles.fast_int8(128)
+    tiles.fast_int8.cache_clear()
+
+
+def test_a_large_coordinate_leaves_integers_too_little(monkeypatch):
+    """One row along an axis: the others would be a few steps each. And what is measured covers what is lost."""
+    round_to("int8", monkeypatch)
+    x = clustered(500, 128, dtype=np.float32, spread=0.5)
+    assert Tiles(x, 0.9).kind == "int8"
+    x[7] = np.eye(128, dtype=np.float32)[3]
+    assert tiles._integers(x)[1] > tiles.WIDEST_BAND
+    assert Tiles(x, 0.9).kind == "float32"
+    assert (
+        Tiles(x[8:], tiles.WIDEST_BAND).kind == "float32"
+    )  # a floor of 0 or less would let half of all pairs pass
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("threshold", [0.4, 0.8, 0.95])
-def test_both_scans_give_the_same(dtype, threshold, monkeypatch):
+def test_all_scans_give_the_same(dtype, threshold, monkeypatch):
     x = clustered(4300, 24, dtype=dtype, spread=0.3)  # more than a tile's columns
     sample, results = np.random.default_rng(0).choice(4300, 333, replace=False), []
-    for half in (False, True):
-        monkeypatch.setattr(tiles, "fast_bfloat16", lambda half=half: half)
+    for kind in KINDS:
+        round_to(kind, monkeypatch)
         results.append((exact_self_join(x, threshold), exact_row_join(x, sample, threshold)))
-    (whole, part), (again, part_again) = results
+    whole, part = results[-1]
     assert len(whole) > 100
-    assert_same_pairs(again, whole)
-    assert_same_pairs(part_again, part)
+    for again, part_again in results[:-1]:
+        assert_same_pairs(again, whole)
+        assert_same_pairs(part_again, part)
     assert_exact(whole, x, threshold)
     touch = np.isin(whole.left, sample) | np.isin(whole.right, sample)
     for column in ("left", "right", "similarity"):

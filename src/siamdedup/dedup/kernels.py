@@ -47,7 +47,7 @@ def _widen(x):  # type: ignore[no-untyped-def]
 
 
 def narrow(value, like):  # type: ignore[no-untyped-def]
-    """A float32 as ``like`` is stored: itself, or the bits of the nearest bfloat16 (ties to even)."""
+    """A float32 as ``like`` is stored: itself, the bits of the nearest bfloat16 (ties to even), or the nearest int8."""
     raise NotImplementedError
 
 
@@ -58,6 +58,10 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
         odd = np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(1))
         return np.uint16(np.uint32(u + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
+    if (
+        like == types.int8
+    ):  # of -127..127, by the caller's length; half added and cut off, which is wide instructions
+        return lambda value, like: np.int8(np.int32(value + np.float32(127.5)) - np.int32(127))  # noqa: ARG005
     return bfloat16 if like == types.uint16 else (lambda value, like: value)  # noqa: ARG005
 
 
@@ -77,10 +81,11 @@ def _prefetch(typing, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
 
 
 @njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
-def unit_rows(raw, ids, out):  # type: ignore[no-untyped-def]
-    """Rows ``ids`` of ``raw`` (n, d), at unit norm, into ``out`` (m, d): float32, or uint16 for bfloat16.
+def unit_rows(raw, ids, out, length=1.0):  # type: ignore[no-untyped-def]
+    """Rows ``ids`` of ``raw`` (n, d), at unit norm, into ``out`` (m, d): float32, uint16 for bfloat16, or int8.
 
-    Rows far apart in memory take three times as long where they are not asked for ahead.
+    ``length``: they are made this long; integers need it. Rows far apart in memory take three times as long where they
+    are not asked for ahead.
     """
     dim, count = raw.shape[1], ids.shape[0]
     start, apart = raw.ctypes.data, raw.strides[0]
@@ -95,7 +100,7 @@ def unit_rows(raw, ids, out):  # type: ignore[no-untyped-def]
         for k in range(dim):
             row[k] = widen(stored[k])
             square += np.float64(row[k]) * np.float64(row[k])
-        scale = 1.0 / np.sqrt(square)
+        scale = length / np.sqrt(square)
         for k in range(dim):
             target[k] = narrow(np.float32(row[k] * scale), target[k])
 
@@ -117,6 +122,37 @@ def cosines(raw, left, right, out):  # type: ignore[no-untyped-def]
     """``cosine`` of rows ``left[i]`` and ``right[i]`` into ``out`` float64 (m,)."""
     for i in range(left.shape[0]):
         out[i] = cosine(raw[left[i]], raw[right[i]])
+
+
+@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
+def largest(raw):  # type: ignore[no-untyped-def]
+    """The largest absolute value of a coordinate of ``raw`` (n, d) at unit norm, float64; no row is zero."""
+    most = 0.0
+    for i in range(raw.shape[0]):
+        square, peak = 0.0, np.float32(0)
+        for k in range(raw.shape[1]):
+            value = widen(raw[i, k])
+            square += np.float64(value) * np.float64(value)
+            peak = max(peak, abs(value))
+        most = max(most, peak / np.sqrt(square))
+    return most
+
+
+@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
+def rounding(raw, rounded, length):  # type: ignore[no-untyped-def]
+    """How far, at most, a row of ``raw`` at unit norm is from the same row of ``rounded`` / ``length``; float64."""
+    most = 0.0
+    for i in range(raw.shape[0]):
+        square, apart = 0.0, 0.0
+        for k in range(raw.shape[1]):
+            value = np.float64(widen(raw[i, k]))
+            square += value * value
+        scale = 1.0 / np.sqrt(square)
+        for k in range(raw.shape[1]):
+            gap = np.float64(widen(raw[i, k])) * scale - np.float64(rounded[i, k]) / length
+            apart += gap * gap
+        most = max(most, apart)
+    return np.sqrt(most)
 
 
 @njit(nogil=True, cache=True)

@@ -31,7 +31,7 @@ from numba.extending import overload
 
 from siamdedup.dedup.cells.centres import Centres
 from siamdedup.dedup.kernels import Stored, any_passing
-from siamdedup.dedup.tiles import COLUMN_STEP, ROW_STEP, ROWS, Tiles, ready_rows, up_to
+from siamdedup.dedup.tiles import COLUMN_STEP, COLUMNS, ROW_STEP, ROWS, Tiles, ready_rows, up_to
 from siamdedup.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class Assigner:
         for g in np.flatnonzero(np.diff(ends)):
             here, listed = order[ends[g] : ends[g + 1]], self.centres.shortlist[g]
             columns = cells if len(listed) == len(self.centres.fine) else pick(cells, listed, COLUMN_STEP)
-            for lo in range(0, len(here), ROWS):
-                entry = here[lo : lo + ROWS]
+            height = _height(len(listed))
+            for lo in range(0, len(here), height):
+                entry = here[lo : lo + height]
                 picked = pick(rows, entry // probes, ROW_STEP)
                 scores = tiles.scores(picked, len(entry), columns, len(listed))
                 found.append(
@@ -105,15 +106,16 @@ class Assigner:
         if count == 1:
             return np.zeros((n, 1), np.int64)
         groups = self._table(tiles, "groups", self.centres.groups)
-        for lo in range(0, n, ROWS):
-            scores = tiles.scores(rows[lo:], min(ROWS, n - lo), groups, count)
+        height = _height(count)
+        for lo in range(0, n, height):
+            scores = tiles.scores(rows[lo:], min(height, n - lo), groups, count)
             out.append(_best(scores, count, self.centres.probes))
         return np.concatenate(out)
 
     def _table(self, tiles: _Scores, name: str, rows: FloatArray) -> torch.Tensor:
         """Centres as the product takes them, made once (two threads may both make them: the same values)."""
         if name not in self._tables:
-            self._tables[name] = ready_rows(np.ascontiguousarray(rows), np.arange(len(rows)), tiles.half)
+            self._tables[name] = ready_rows(np.ascontiguousarray(rows), np.arange(len(rows)), tiles.kind)
         return self._tables[name]
 
     def _unite(self, found: list[_Candidates], n: int, margin: float) -> Assigned:
@@ -149,8 +151,13 @@ class _Scores(Tiles):
     """Scores of rows against centres; no pairs."""
 
     def __init__(self, raw: Stored, half: bool) -> None:
-        self.choose_type(half)
+        self.choose("bfloat16" if half else "float32")
         self.raw = raw
+
+
+def _height(columns: int) -> int:
+    """Rows of one product with so many columns: as many scores as a tile of a join has."""
+    return max(ROWS, ROWS * COLUMNS // up_to(columns, COLUMN_STEP) // ROW_STEP * ROW_STEP)
 
 
 def pick(rows: torch.Tensor, ids: npt.NDArray[Any], step: int) -> torch.Tensor:

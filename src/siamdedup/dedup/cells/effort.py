@@ -48,18 +48,20 @@ def _margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
 def choose_margin(
     assigner: Assigner, raw: Stored, pairs: ImagePairs, min_similarity: float, target: float, seed: int
 ) -> float:
-    """The margin at which a share ``target`` of pairs is compared: of true ones, and of such of any similarity.
+    """The margin at which a share ``target`` of pairs is compared: half of them true ones, half of any similarity.
 
     Counted by true pairs alone, the near ones of a few dense families would outvote the far ones. So rows of the
-    catalogue, turned in the direction of another row to a similarity drawn evenly from the threshold to 1, are asked as
-    well.
+    catalogue, turned in the direction of another row to a similarity drawn evenly from the threshold to 1, have half of
+    the votes. Of true pairs alone ``target`` is found in any case, and of turned rows 2 * target - 1.
 
     Args:
         pairs: true pairs of a sample.
         target: 0..1.
     """
-    known = _quantile(margins(assigner, raw[pairs.left], raw[pairs.right]), target)
-    return max(known, _quantile(displaced(assigner, raw, min_similarity, seed), target))
+    known = margins(assigner, raw[pairs.left], raw[pairs.right])
+    return max(
+        _quantile(known, target), _of_both(known, displaced(assigner, raw, min_similarity, seed), target)
+    )
 
 
 def exact_margin(min_similarity: float) -> float:
@@ -81,6 +83,17 @@ def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int)
     cosine = rng.uniform(min_similarity, 1, (len(aside), 1))
     turned = cosine * unit[good] + np.sqrt(1 - cosine**2) * aside
     return margins(assigner, unit[good], turned.astype(np.float32))
+
+
+def _of_both(known: Float64Array, turned: Float64Array, share: float) -> float:
+    """The value that this share does not exceed, where both kinds have half of the votes."""
+    if (
+        not len(known) or len(turned) * (1 - share) < 4
+    ):  # too few to tell them apart: all votes to the farther ones
+        return _quantile(turned, share)
+    values = np.sort(np.concatenate([known, turned]))
+    below = [np.searchsorted(np.sort(kind), values, "right") / len(kind) for kind in (known, turned)]
+    return float(values[np.argmax((below[0] + below[1]) / 2 >= share)])
 
 
 def _quantile(values: Float64Array, share: float) -> float:

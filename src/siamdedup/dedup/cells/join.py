@@ -31,7 +31,7 @@ class CellJoin:
 
     Attributes:
         target_recall: share of the exact join's pairs to find, 0..1; 1 is exact.
-        cells: about how many; None for (0.3 n)^(2/3), the least work.
+        cells: about how many; None for (0.15 n)^(2/3), the least work.
         memory_gb: GiB for sorting, and for a copy of mapped vectors where they fit: they are read six times from beginning
             to end and then cell by cell, which is fast in memory alone. Beyond it 8 bytes a row, and 4 for each cell
             that it visits (at 0.9 some 5 in a million rows, 16 in 40 million).
