@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
+from siamdedup.dedup.cells import effort
 from siamdedup.dedup.cells.assign import MAX_VISITS, Assigner
 from siamdedup.dedup.cells.centres import Centres, sample_rows
 from siamdedup.dedup.cells.effort import choose_margin, displaced, exact_margin, margins
@@ -196,6 +197,31 @@ def test_margins_are_those_at_which_pairs_are_compared():
     home, visits = assigned(assigner, vectors, margin)
     compared = (home[a] == home[b]) | visits[a, home[b]] | visits[b, home[a]]
     assert compared.mean() >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [
+        (np.linspace(0, 0.1, 1001), 0.85),  # all of them, and 0.85 of the turned rows
+        (np.linspace(0, 10, 1001), 9.0),  # of true pairs the target itself is found in any case
+        (np.empty(0), 0.9),  # no true pair is known: turned rows alone
+    ],
+)
+def test_turned_rows_have_two_votes_of_three(known, wanted, monkeypatch):
+    monkeypatch.setattr(effort, "margins", lambda *_: known)
+    monkeypatch.setattr(effort, "displaced", lambda *_: np.linspace(0, 1, 1001))
+    pairs = exact_self_join(drawn("uniform", 9, 5, 0), 0.5)
+    found = choose_margin(None, drawn("uniform", 9, 5, 0), pairs, 0.5, 0.9, 0)
+    assert found == pytest.approx(wanted, abs=2e-3)
+
+
+def test_pairs_that_no_margin_finds_ask_for_every_margin(monkeypatch):
+    monkeypatch.setattr(effort, "margins", lambda *_: np.zeros(1000))
+    monkeypatch.setattr(effort, "displaced", lambda *_: np.repeat([0.0, np.inf], 500))
+    assert (
+        choose_margin(None, np.ones((2, 3)), exact_self_join(np.ones((2, 3), np.float32), 0.5), 0.5, 0.9, 0)
+        == np.inf
+    )
 
 
 def test_displaced_rows_lie_between_the_threshold_and_themselves(monkeypatch):

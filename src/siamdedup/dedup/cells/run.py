@@ -24,7 +24,7 @@ from siamdedup.dedup.rows import in_memory
 from siamdedup.dedup.tiles import Tiles, fast_bfloat16, in_parallel
 from siamdedup.types import BoolArray, FloatArray, IntArray
 
-VERSION = 1  # raise it when the same vectors and settings give other parts
+VERSION = 2  # raise it when the same vectors and settings give other parts
 SORTED = 4 << 30  # bytes, at most, of pairs that are sorted at a time
 WIDEST = 0.4  # margin; beyond it rows visit so many cells that nothing is won
 _SHARES = {
