@@ -28,6 +28,7 @@ TOLERANCE = 1e-6
 from similarity to distance and back (6e-8 each), still keeps the pairs that lie exactly on it."""
 
 _RESCORE = 1 << 22  # values per rescored block: 32 MB in float64
+_MANY = 1000  # rows whose products with all others take longer than reading all of them twice
 _READY = 1 << 28  # values that are made ready at once: 512 MB in bfloat16
 
 
@@ -180,7 +181,7 @@ def _row_parts(
     from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
 
     check_rows(vectors)
-    tiles = Tiles(vectors, minimum)
+    tiles = Tiles(vectors, minimum, integers=len(rows) >= _MANY)
     queries = tiles.rows(rows)
 
     def columns(lo: int) -> list[ImagePairs]:

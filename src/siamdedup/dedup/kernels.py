@@ -58,9 +58,7 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
         odd = np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(1))
         return np.uint16(np.uint32(u + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
-    if (
-        like == types.int8
-    ):  # of -127..127, by the caller's length; half added and cut off, which is wide instructions
+    if like == types.int8:  # of -127..127; a half is added and the rest cut off, which is wide instructions
         return lambda value, like: np.int8(np.int32(value + np.float32(127.5)) - np.int32(127))  # noqa: ARG005
     return bfloat16 if like == types.uint16 else (lambda value, like: value)  # noqa: ARG005
 

@@ -57,10 +57,11 @@ class Tiles:
         floor: what a score must reach for its pair to be looked at.
     """
 
-    def __init__(self, vectors: npt.NDArray[Any], minimum: float) -> None:
+    def __init__(self, vectors: npt.NDArray[Any], minimum: float, *, integers: bool = True) -> None:
+        """``integers``: may be used; finding their length reads all vectors twice, which few products do not repay."""
         self.raw, self.minimum = kernels.bits(vectors), minimum
         dim = vectors.shape[1]
-        if fast_int8(dim) and minimum > WIDEST_BAND:
+        if integers and fast_int8(dim) and minimum > WIDEST_BAND:
             length, band = _integers(self.raw)
             if band <= WIDEST_BAND:
                 self.choose("int8", length)
@@ -149,11 +150,9 @@ def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], kind: str, length: fl
     out: npt.NDArray[Any] = np.empty((up_to(len(ids), COLUMN_STEP), raw.shape[1]), stored)
     kernels.unit_rows(raw, ids, out, length)
     out[len(ids) :] = 0
-    return (
-        torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
-        if kind == "bfloat16"
-        else torch.from_numpy(out)
-    )
+    if kind == "bfloat16":
+        return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(out)
 
 
 def _integers(raw: kernels.Stored) -> tuple[float, float]:

@@ -61,9 +61,8 @@ def choose_margin(
         target: 0..1.
     """
     known = margins(assigner, raw[pairs.left], raw[pairs.right])
-    return max(
-        _quantile(known, target), _of_both(known, displaced(assigner, raw, min_similarity, seed), target)
-    )
+    turned = displaced(assigner, raw, min_similarity, seed)
+    return max(_quantile(known, target), _of_both(known, turned, target))
 
 
 def exact_margin(min_similarity: float) -> float:
@@ -89,9 +88,8 @@ def displaced(assigner: Assigner, raw: Stored, min_similarity: float, seed: int)
 
 def _of_both(known: Float64Array, turned: Float64Array, share: float) -> float:
     """The value that this share does not exceed, where turned rows have ``TURNED_VOTES`` of all votes."""
-    if (
-        not len(known) or len(turned) * (1 - share) < 4
-    ):  # too few to tell them apart: all votes to the farther ones
+    # Too few to tell them apart: all votes to the farther ones.
+    if not len(known) or len(turned) * (1 - share) < 4:
         return _quantile(turned, share)
     values = np.sort(np.concatenate([known, turned]))
     true, apart = (np.searchsorted(np.sort(kind), values, "right") / len(kind) for kind in (known, turned))
