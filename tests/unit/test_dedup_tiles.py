@@ -8,7 +8,7 @@ import torch
 from cells_helpers import assert_exact, unit64
 from dedup_helpers import assert_same_pairs, clustered
 
-from siamdedup.dedup import tiles
+from siamdedup.dedup import join, tiles
 from siamdedup.dedup.join import exact_row_join, exact_self_join
 from siamdedup.dedup.kernels import UPPER, bits
 from siamdedup.dedup.tiles import Tiles, guard_band, in_parallel, ready_rows
@@ -124,9 +124,11 @@ def test_a_large_coordinate_leaves_integers_too_little(monkeypatch):
 @pytest.mark.parametrize("threshold", [0.4, 0.8, 0.95])
 def test_all_scans_give_the_same(dtype, threshold, monkeypatch):
     x = clustered(4300, 24, dtype=dtype, spread=0.3)  # more than a tile's columns
+    monkeypatch.setattr(join, "_MANY", 300)  # rows, from which on integers are used
     sample, results = np.random.default_rng(0).choice(4300, 333, replace=False), []
     for kind in KINDS:
         round_to(kind, monkeypatch)
+        assert Tiles(x, threshold).kind == kind
         results.append((exact_self_join(x, threshold), exact_row_join(x, sample, threshold)))
     whole, part = results[-1]
     assert len(whole) > 100
