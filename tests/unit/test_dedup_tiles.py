@@ -115,9 +115,8 @@ def test_a_large_coordinate_leaves_integers_too_little(monkeypatch):
     x[7] = np.eye(128, dtype=np.float32)[3]
     assert tiles._integers(x)[1] > tiles.WIDEST_BAND
     assert Tiles(x, 0.9).kind == "float32"
-    assert (
-        Tiles(x[8:], tiles.WIDEST_BAND).kind == "float32"
-    )  # a floor of 0 or less would let half of all pairs pass
+    # A floor of 0 or less would let half of all pairs pass.
+    assert Tiles(x[8:], tiles.WIDEST_BAND).kind == "float32"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

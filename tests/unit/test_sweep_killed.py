@@ -133,6 +133,7 @@ def test_the_workers_die_with_their_command(tmp_path: Path) -> None:
     before = read_log(log)
     time.sleep(1.5)  # as long as three trials take
     assert read_log(log) == before
+    assert len({e["pid"] for e in before}) == 2
 
 
 def test_a_trial_that_kills_its_process_each_time_is_given_up(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _strips(
     from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
 
     check_rows(vectors)
-    tiles = Tiles(vectors, minimum)
+    tiles = Tiles(vectors, minimum, integers=n >= _MANY)
     # All of them made ready once, where they fit; else each strip reads the rest of the catalogue again.
     ready = tiles.rows(np.arange(n)) if vectors.size < _READY else None
 
