@@ -99,6 +99,40 @@ def test_kochs_network_is_that_of_the_paper() -> None:
         assert torch.equal(network(pictures(105, 2)), expected_features)
 
 
+def test_kochs_network_with_batch_normalisation_is_the_same_network_at_inference() -> None:
+    normed, plain = build("koch2015", init="he", norm=True), build("koch2015")
+    for norm in normed.norms:
+        if isinstance(norm, torch.nn.BatchNorm2d):  # as after training: statistics and scales of all signs
+            torch.nn.init.normal_(norm.weight)
+            torch.nn.init.normal_(norm.bias)
+            torch.nn.init.normal_(norm.running_mean)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    for into, layer, norm in zip(plain.layers, normed.layers, normed.norms, strict=True):
+        weight, bias = layer.weight, layer.bias
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias
+        into.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+    assert sum(isinstance(norm, torch.nn.BatchNorm2d) for norm in normed.norms) == 3
+    with torch.inference_mode():
+        x = pictures(105, 2)
+        torch.testing.assert_close(normed.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-3)
+
+
+def test_he_init_keeps_the_scale_of_the_maps() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(4, 1, 105, 105).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        network = build("koch2015", init="he")
+        x, scales = noise[:, :1], []
+        for layer in network.layers:
+            x = layer(x).relu()
+            scales.append(x.square().mean().sqrt().item())
+    assert all(0.5 < scale < 2 for scale in scales), scales
+    with pytest.raises(ValueError, match="unknown init 'xavier': one of paper, he"):
+        build("koch2015", init="xavier")
+
+
 def test_the_whole_twin_has_the_papers_parameters() -> None:
     network = build_network(
         {"name": "koch2015", "weights": None}, {"kind": "sigmoid", "dim": 4096, "pair": "l1"}

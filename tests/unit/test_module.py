@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss, TripletMarginLoss
@@ -90,3 +91,47 @@ def test_compiling_does_not_rename_the_checkpoints_keys() -> None:
     names = set(module().state_dict())
     assert {n.split(".")[0] for n in names} == {"network"}
     assert set(module(compile=True).state_dict()) == names
+
+
+def fitted(precision: str, **options: object) -> tuple[torch.optim.Optimizer, SiameseModule]:
+    """After one step of Lightning's own loop, gradients clipped to a norm of 1e-3."""
+    one = module()
+    one.make_optimizer = partial(torch.optim.SGD, lr=1.0, **options)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision=precision,
+        max_steps=1,
+        gradient_clip_val=1e-3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(one, torch.utils.data.DataLoader([batch()], batch_size=None))
+    return trainer.optimizers[0], one
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_optimisers_run_fused_and_clip_all_the_same(precision: str) -> None:
+    before = {name: value.clone() for name, value in module().named_parameters()}
+    for options, fused in (({}, True), ({"fused": False}, False), ({"foreach": False}, None)):
+        optimizer, one = fitted(precision, **options)
+        assert optimizer.defaults["fused"] is fused
+        moved = torch.stack([(value - before[name]).norm() for name, value in one.named_parameters()]).norm()
+        assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_no_fused_optimiser_where_gradients_are_scaled() -> None:
+    one = module()
+
+    class Plugin:
+        scaler = object()
+
+    class Trainer:
+        precision_plugin = Plugin()
+
+    one._trainer = Trainer()  # type: ignore[assignment]
+    assert one.configure_optimizers().defaults["fused"] is None
+    Plugin.scaler = None  # type: ignore[assignment]
+    assert one.configure_optimizers().defaults["fused"] is True

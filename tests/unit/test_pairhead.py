@@ -208,6 +208,23 @@ def test_all_pairs_of_a_batch_are_balanced_cross_entropy(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LEARNT)
+def test_without_balance_every_pair_weighs_the_same(kind: str) -> None:
+    loss, head = VerificationLoss(balanced=False), drawn_head(kind)
+    loss.bind(head)
+    a, labels = 0.5 * features(14), np.array([0, 0, 0, 1, 1, 2, 3, 3, 4, 5, 5, 5, 5, 6])
+    pairs = list(combinations(range(14), 2))
+    same = np.array([labels[i] == labels[j] for i, j in pairs])
+    chance = [math.exp(-naive(head, a[i], a[j])) for i, j in pairs]
+    # Both orders of a pair, over 14 pictures.
+    expected = log_loss(same, chance, normalize=False) * 2 / 14
+    assert loss(torch.tensor(a), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
+    mined = tuple(torch.tensor(x) for x in ([0, 3], [1, 4], [2], [7]))
+    logits = [head.logit(torch.tensor(a[i]), torch.tensor(a[j])) for i, j in ((0, 1), (3, 4), (2, 7))]
+    of_mined = softplus(torch.stack([-logits[0], -logits[1], logits[2]])).sum().item() / 14
+    assert loss(torch.tensor(a), torch.tensor(labels), mined).item() == pytest.approx(of_mined, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", LEARNT)
 def test_half_precision_ends_before_the_loss(kind: str) -> None:
     loss, _ = bound(kind)
     a, labels = torch.tensor(features(10)), torch.arange(10) // 2

@@ -17,29 +17,44 @@ class Koch2015(nn.Module):
     """The convolutional twin of Koch, Zemel and Salakhutdinov 2015, figure 4, for 105 x 105 pictures.
 
     (N, 3, 105, 105) -> (N, 9216). The fully connected sigmoid layer of 4,096 units is the head's
-    (`head=sigmoid`), and so is the weighted L1 distance (`head.pair`). Weights start as in the paper: normal
-    with standard deviation 0.01, biases around 0.5.
+    (`head=sigmoid`), and so is the weighted L1 distance (`head.pair`).
+
+    Args:
+        init: "paper", normal with standard deviation 0.01 and biases around 0.5; "he", normal with a variance that
+            keeps the maps' scale through the rectifiers (He et al. 2015) and biases of 0.
+        norm: batch normalisation after all convolutions but the first (the paper knew none). What is learnt is the
+            paper's network all the same: at inference each is a scale and a shift of its convolution.
     """
 
     num_features = 9216
 
-    def __init__(self) -> None:
+    def __init__(self, init: str = "paper", norm: bool = False) -> None:
         super().__init__()
+        if init not in ("paper", "he"):
+            raise ValueError(f"unknown init {init!r}: one of paper, he")
         widths, sizes = (1, 64, 128, 128, 256), (10, 7, 4, 4)
         self.layers = nn.ModuleList(nn.Conv2d(widths[k], widths[k + 1], size) for k, size in enumerate(sizes))
         for layer in self.layers:
             assert isinstance(layer, nn.Conv2d)
-            nn.init.normal_(layer.weight, 0.0, 0.01)
             assert layer.bias is not None
-            nn.init.normal_(layer.bias, 0.5, 0.01)
+            if init == "he":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+            else:
+                nn.init.normal_(layer.weight, 0.0, 0.01)
+                nn.init.normal_(layer.bias, 0.5, 0.01)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(n) if norm and k else nn.Identity() for k, n in enumerate(widths[1:])
+        )
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, 105, 105) -> (N, 256, 6, 6)."""
         x = images[:, :1]
-        for k, layer in enumerate(self.layers):
-            x = layer(x).relu()
+        for k, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            x = norm(layer(x))
             if k < len(self.layers) - 1:
                 x = max_pool2d(x, 2)
+            x = x.relu()  # after the maximum: the same values for a quarter of the work
         return x
 
     def forward(self, images: Tensor) -> Tensor:
@@ -157,9 +172,9 @@ def _no_weights(pretrained: bool) -> None:
 
 # timm hands its own arguments (num_classes, pretrained_cfg, ...) to every model; these networks have no use for them.
 @register_model
-def koch2015(pretrained: bool = False, **_: Any) -> Koch2015:
+def koch2015(pretrained: bool = False, init: str = "paper", norm: bool = False, **_: Any) -> Koch2015:
     _no_weights(pretrained)
-    return Koch2015()
+    return Koch2015(init, norm)
 
 
 @register_model

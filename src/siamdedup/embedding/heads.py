@@ -30,15 +30,19 @@ class LinearHead(nn.Module):
 
 
 class SigmoidHead(nn.Module):
-    """One linear layer and a sigmoid (Koch et al. 2015, 4,096 units): (N, n_features) -> (N, dim) in 0..1."""
+    """One linear layer and a sigmoid (Koch et al. 2015, 4,096 units): (N, n_features) -> (N, dim) in 0..1.
 
-    def __init__(self, n_features: int, dim: int = 4096) -> None:
+    ``batch_norm`` between the two keeps the units where the sigmoid is steep.
+    """
+
+    def __init__(self, n_features: int, dim: int = 4096, batch_norm: bool = False) -> None:
         super().__init__()
         self.dim = dim
-        self.linear = nn.Linear(n_features, dim)
+        self.linear = nn.Linear(n_features, dim, bias=not batch_norm)
+        self.norm = nn.BatchNorm1d(dim) if batch_norm else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features).sigmoid()
+        return self.norm(self.linear(features)).sigmoid()
 
 
 class IdentityHead(nn.Module):

@@ -69,7 +69,21 @@ class PairHead(nn.Module):
 
     def logit_table(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, d) and (m, d) -> logits (n, m)."""
+        if self.kind == "l1":
+            with torch.autocast(a.device.type, enabled=False):
+                return self.bias - self._weighted_l1(a, b)
         return torch.cat([self.logit(part[:, None], b[None]) for part in a.split(_step(b))])
+
+    def _weighted_l1(self, a: Tensor, b: Tensor) -> Tensor:
+        """(n, d) and (m, d) -> (n, m), without the (n, m, d) differences: a weight w of one sign goes into the
+        coordinates, for w |a - b| = |w a - w b|."""
+        a, b = a.to(self.weight.dtype), b.to(self.weight.dtype)
+        parts = []
+        for sign in (1, -1):
+            scale = (sign * self.weight).relu()
+            if scale.any():
+                parts.append(sign * torch.cdist(a * scale, b * scale, p=1))
+        return torch.stack(parts).sum(0) if parts else a.new_zeros(len(a), len(b))
 
     def _distance_table(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Tensor:
         if self.kind == "plain":
@@ -107,11 +121,20 @@ def _step(b: Tensor) -> int:
 
 
 class VerificationLoss(nn.Module):
-    """Cross-entropy of "same or different" over pairs, both kinds weighing the same (Koch et al. 2015 draw as many).
+    """Cross-entropy of "same or different" over pairs.
 
     Called like a pytorch-metric-learning loss, with features that are not normalised. Without mined pairs it takes all
     pairs of the batch: n pictures give n (n - 1) / 2 of them at no more cost in the network.
+
+    Args:
+        balanced: both kinds weigh the same (Koch et al. 2015 draw as many of each). False: every pair weighs the same,
+            so that the many that differ ask for a threshold where the hard ones among them are told apart (as in
+            SigLIP, Zhai et al. 2023); their sum is divided by the number of pictures.
     """
+
+    def __init__(self, balanced: bool = True) -> None:
+        super().__init__()
+        self.balanced = balanced
 
     def bind(self, head: PairHead | None) -> None:
         """Take the network's head. It is not registered here: the network's optimiser group already has it.
@@ -143,4 +166,6 @@ class VerificationLoss(nn.Module):
             different = head.logit(features[second], features[negative])
         # softplus(-x) is the cross-entropy of "same" at log-odds x; a kind without pairs says nothing.
         parts = [softplus(-same), softplus(different)]
+        if not self.balanced:
+            return torch.stack([p.sum() for p in parts]).sum() / len(features)
         return torch.stack([p.mean() if p.numel() else features.sum() * 0 for p in parts]).mean()
