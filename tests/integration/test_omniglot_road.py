@@ -21,6 +21,7 @@ from siamdedup.catalog.locate import locate
 from siamdedup.cli.training import train
 from siamdedup.embedding.checkpoint import TrainedModel, load_checkpoint
 from siamdedup.embedding.dataset import stack_images
+from siamdedup.errors import CheckpointError, ConfigError
 from siamdedup.types import Embeddings
 from siamdedup.verification.oneshot import given_episodes, one_shot
 
@@ -193,6 +194,40 @@ def test_one_seed_gives_one_result_and_another_another(
     assert first == pytest.approx(run("b"), rel=0, abs=0, nan_ok=True)
     other = run("c", "seed=1")
     assert other["train/loss"] != first["train/loss"]
+
+
+def test_a_kept_model_is_asked_again_and_gone_on_with(
+    configure: Configure, omniglot: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(name: str, *overrides: str) -> dict[str, float]:
+        given = [*INCEPTION, f"paths.data_dir={omniglot}", "trainer.max_epochs=1", *overrides]
+        found: dict[str, float] = train(configure("train", *given), tmp_path / name)["metrics"]
+        return found
+
+    first = run("a")
+    kept = f"start_from={tmp_path}/a/model.ckpt"
+    again = run("b", kept, "trainer.max_epochs=0", "seed=3")
+    asked = {k: v for k, v in first.items() if not k.startswith("train/")}
+    assert {k: again[k] for k in asked} == pytest.approx(asked, rel=0, abs=0, nan_ok=True)
+    assert (tmp_path / "b/model.ckpt").exists()
+    assert load_checkpoint(tmp_path / "b/model.ckpt").model_hash == load_checkpoint(
+        tmp_path / "a/model.ckpt"
+    ).model_hash
+    viewed = run("c", kept, "trainer.max_epochs=0", "oneshot.views=2")
+    assert viewed["test/micro_ap"] == first["test/micro_ap"], "views are for one-shot trials alone"
+    assert viewed["test/one_shot"] != first["test/one_shot"]
+    assert viewed["val/one_shot"] != first["val/one_shot"]
+
+    # Trained on, with a rate so small that nothing can have been lost of what it knew.
+    onward = run("d", kept, "optimizer.lr=1e-9")
+    assert onward["train/loss"] < first["train/loss"]
+    with caplog.at_level("WARNING"):
+        run("e", kept, "trainer.max_epochs=0", "transform.fit=squash")
+    assert "it was trained on InputTransform(size=32, fit='letterbox')" in caplog.text
+    with pytest.raises(ConfigError, match=r"another network: head .*'dim': 16.* there, .*'dim': 8.* here"):
+        run("f", kept, "head.dim=8")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        run("g", "start_from=nowhere.ckpt")
 
 
 def test_kochs_twin_learns_is_asked_and_is_kept_with_its_head(

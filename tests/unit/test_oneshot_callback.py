@@ -17,13 +17,15 @@ from conftest import draw, write_rows
 
 from siamdedup.callbacks.oneshot import OneShotCallback, families_of
 from siamdedup.catalog.images import decode, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.catalog.table import read_catalog
 from siamdedup.embedding.dataset import stack_images
 from siamdedup.embedding.pairhead import PairHead
-from siamdedup.embedding.transforms import InputTransform
+from siamdedup.embedding.strokes import Strokes
+from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import CatalogError, ConfigError
 from siamdedup.types import Embeddings, HeldOut
-from siamdedup.verification.oneshot import one_shot
+from siamdedup.verification.oneshot import given_episodes, one_shot
 
 ALPHABETS, CHARACTERS, DRAWINGS, DIM = 3, 6, 3, 8
 GROUP = "[^/]+/[^/]+/"
@@ -83,7 +85,7 @@ def validated(
     callback: OneShotCallback, part: HeldOut, embeddings: Embeddings, similarity: PairHead | None = None
 ) -> Module:
     verification: Any = SimpleNamespace(embeddings={"val": embeddings}, similarity=similarity)
-    callback.bind(verification, InputTransform(16))
+    callback.bind(verification, TrainTransform(InputTransform(16)))
     module = Module()
     trainer: Any = SimpleNamespace(
         sanity_checking=False, datamodule=SimpleNamespace(data=SimpleNamespace(val=part))
@@ -218,7 +220,7 @@ def test_the_runs_are_answered_as_by_a_loop(tmp_path: Path, zipped: bool, pair: 
     similarity = PairHead(DIM, pair) if pair else None
     transform = InputTransform(16)
     verification: Any = SimpleNamespace(similarity=similarity)
-    callback.bind(verification, transform)
+    callback.bind(verification, TrainTransform(transform))
     module = Module()
     trainer: Any = SimpleNamespace()
     callback.on_test_epoch_end(trainer, module)
@@ -267,7 +269,7 @@ def test_pictures_are_embedded_in_blocks_and_in_the_precision_of_the_run(tmp_pat
         paths.append(tmp_path / f"{k}.png")
         cv2.imwrite(str(paths[-1]), draw(k, 0, 24))
     callback = OneShotCallback()
-    callback.bind(SimpleNamespace(similarity=None), InputTransform(16))  # type: ignore[arg-type]
+    callback.bind(SimpleNamespace(similarity=None), TrainTransform(InputTransform(16)))  # type: ignore[arg-type]
     found = callback._embed(Module(), paths)
     assert found.shape == (103, DIM)
     assert found.dtype == np.float32
@@ -276,6 +278,55 @@ def test_pictures_are_embedded_in_blocks_and_in_the_precision_of_the_run(tmp_pat
     assert half.dtype == np.float32
     assert not np.array_equal(half, found[:3])
     assert half == pytest.approx(found[:3], abs=0.03 * float(np.abs(found).max()))
+
+
+def test_views_are_averaged_with_the_picture_and_are_the_same_in_every_run(tmp_path: Path) -> None:
+    transform = TrainTransform(InputTransform(16), strokes=Strokes(probability=1.0), store_scale=2.0)
+    source = made_up_runs(tmp_path / "data")
+    callback = OneShotCallback(runs=str(source), cache_dir=str(tmp_path / "cache"), views=3, seed=5)
+    verification: Any = SimpleNamespace(similarity=None)
+    callback.bind(verification, transform)
+    module = Module()
+    assert callback.runs is not None
+    paths = callback.runs.paths
+    found = callback._embed(module, paths)
+    assert np.array_equal(found, callback._embed(module, paths))
+    expected = []
+    for k, path in enumerate(paths):
+        rng = np.random.default_rng([5, k])
+        small = decode(read_bytes(path), max_side=32)
+        images = [transform.input(decode(read_bytes(path))), *(transform(small, rng) for _ in range(3))]
+        with torch.inference_mode():
+            expected.append(module(stack_images(images)).numpy().mean(0))
+    assert found == pytest.approx(np.stack(expected), rel=1e-4, abs=1e-4)
+    plain = OneShotCallback(runs=str(source), cache_dir=str(tmp_path / "cache"), seed=5)
+    plain.bind(verification, transform)
+    assert not np.allclose(plain._embed(module, paths), found)
+    # Test is asked of these vectors.
+    trainer: Any = SimpleNamespace()
+    callback.on_test_epoch_end(trainer, module)
+    runs = callback.runs
+    assert callback.last["test"] == given_episodes(found, runs.support, runs.query, runs.answer)
+
+
+def test_validation_embeds_its_pictures_anew_for_views(tmp_path: Path) -> None:
+    part = held_out(tmp_path, answering=4)
+    rows = np.array([r for r in range(part.catalog.n_images) if r != 20], np.int64)
+    callback = OneShotCallback(group=GROUP, views=2, **FEW)
+    # What the verification callback collected is not asked: it is of the pictures alone.
+    module = validated(callback, part, Embeddings(np.full((len(rows), DIM), np.nan, np.float32), rows, "m"))
+    asked = rows[rows >= 4]
+    vectors = callback._embed(module, [locate(part.catalog, row) for row in asked])
+    labels = asked // DRAWINGS
+    expected = one_shot(vectors, labels, labels // CHARACTERS, within_group=True, seed=0, **FEW)
+    assert callback.last["val"].accuracy == expected.accuracy
+
+
+def test_views_that_cannot_be_are_named() -> None:
+    with pytest.raises(ConfigError, match="oneshot.views=-1"):
+        OneShotCallback(views=-1)
+    with pytest.raises(ConfigError, match="training, which augments nothing"):
+        OneShotCallback(views=1).bind(SimpleNamespace(), TrainTransform(enabled=False))  # type: ignore[arg-type]
 
 
 def test_runs_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import torch
 
 from siamdedup.callbacks.verification import VerificationCallback
 from siamdedup.catalog.adapters.omniglot import read_runs
-from siamdedup.catalog.images import decode, read_bytes
+from siamdedup.catalog.images import Pixels, decode, read_bytes
+from siamdedup.catalog.locate import locate
 from siamdedup.embedding.dataset import stack_images
-from siamdedup.embedding.transforms import InputTransform
+from siamdedup.embedding.transforms import TrainTransform
 from siamdedup.errors import ConfigError
 from siamdedup.types import Catalog, Embeddings
 from siamdedup.verification.oneshot import OneShot, given_episodes, one_shot
+
+_AT_ONCE = 100  # pictures in one forward pass
 
 
 class OneShotCallback(L.Callback):
@@ -31,12 +34,14 @@ class OneShotCallback(L.Callback):
             episode are drawn from one (an alphabet). None draws from all.
         runs: folder of a data set with Lake's ``all_runs`` (``catalog.adapters.omniglot``); None for none.
         n_way, k_shot, episodes, seed: of the drawn episodes (``verification.oneshot.one_shot``).
+        views: a picture is embedded as the mean of itself and so many copies, augmented as in training: a little
+            better, for ``views`` times the work beside it. Validation then embeds its pictures anew for it.
 
     Attributes:
         last: the last result on "val" and "test".
 
     Raises:
-        ConfigError: ``group`` is no regular expression.
+        ConfigError: ``group`` is no regular expression, or ``views`` is negative.
     """
 
     def __init__(
@@ -49,7 +54,10 @@ class OneShotCallback(L.Callback):
         k_shot: int = 1,
         episodes: int = 400,
         seed: int = 0,
+        views: int = 0,
     ) -> None:
+        if views < 0:
+            raise ConfigError(f"oneshot.views={views}", remedy="0 for the picture alone, or e.g. 8")
         try:
             re.compile(group or "")
         except re.error as error:  # said now, not after the first epoch
@@ -59,12 +67,22 @@ class OneShotCallback(L.Callback):
             ) from None
         self.group, self.runs = group, read_runs(runs, Path(cache_dir)) if runs else None
         self.n_way, self.k_shot, self.episodes, self.seed = n_way, k_shot, episodes, seed
+        self.views = views
         self.last: dict[str, OneShot] = {}
         self.verification: VerificationCallback | None = None
-        self.transform: InputTransform | None = None
+        self.transform: TrainTransform | None = None
 
-    def bind(self, verification: VerificationCallback, transform: InputTransform) -> None:
-        """What training made before it: where the embeddings are, and what a picture goes through."""
+    def bind(self, verification: VerificationCallback, transform: TrainTransform) -> None:
+        """What training made before it: where the embeddings are, and what a picture goes through.
+
+        Raises:
+            ConfigError: views are wanted and training augments nothing.
+        """
+        if self.views and not transform.enabled:
+            raise ConfigError(
+                "oneshot.views are augmented as in training, which augments nothing",
+                remedy="set transform.augment=true, or oneshot.views=0",
+            )
         self.verification, self.transform = verification, transform
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,8 +96,12 @@ class OneShotCallback(L.Callback):
         groups = (
             None if self.group is None else np.array([_group(self.group, name) for name in families.tolist()])
         )
+        vectors = embeddings.vectors[asked]
+        if self.views:
+            rows = embeddings.image_rows[asked].tolist()
+            vectors = self._embed(pl_module, [locate(held_out.catalog, row) for row in rows])
         found = one_shot(
-            embeddings.vectors[asked],
+            vectors,
             families,
             groups,
             n_way=self.n_way,
@@ -105,17 +127,35 @@ class OneShotCallback(L.Callback):
         self._log(pl_module, "test", found)
 
     def _embed(self, pl_module: L.LightningModule, paths: Sequence[Path]) -> npt.NDArray[np.float32]:
-        assert self.transform is not None
+        """float32 (n, d): of each picture, or the mean over it and its views."""
+        count = 1 + self.views
+        step = max(1, _AT_ONCE // count)
         parts = []
-        for start in range(0, len(paths), 100):
-            pixels = [self.transform(decode(read_bytes(p), where=str(p))) for p in paths[start : start + 100]]
+        for start in range(0, len(paths), step):
+            pixels = [
+                image
+                for k, path in enumerate(paths[start : start + step], start)
+                for image in self._images(path, k)
+            ]
             images = stack_images(pixels).to(pl_module.device)
             with (
                 torch.inference_mode(),
                 torch.autocast(images.device.type, torch.bfloat16, enabled=_bf16(pl_module)),
             ):
-                parts.append(pl_module(images).float().cpu().numpy())
+                vectors = pl_module(images).float().cpu().numpy()
+            parts.append(vectors.reshape(-1, count, vectors.shape[1]).mean(1))
         return np.concatenate(parts)
+
+    def _images(self, path: Path, k: int) -> list[Pixels]:
+        """The picture, and its views; those of the k-th of a list are the same in every run."""
+        assert self.transform is not None
+        data = read_bytes(path)
+        images = [self.transform.input(decode(data, where=str(path)))]
+        if self.views:
+            pixels = decode(data, max_side=self.transform.store_side, where=str(path))  # what training sees
+            rng = np.random.default_rng([self.seed, k])
+            images += [self.transform(pixels, rng) for _ in range(self.views)]
+        return images
 
     def _verification(self) -> VerificationCallback:
         if self.verification is None:

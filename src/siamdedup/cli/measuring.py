@@ -15,7 +15,7 @@ from siamdedup.dedup.fusing import fusion_data
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.extract import embed_loader, has_bf16
 from siamdedup.embedding.network import EmbeddingNetwork
-from siamdedup.embedding.whitening import start_head_from_whitening, whiten
+from siamdedup.embedding.whitening import whiten
 from siamdedup.errors import ConfigError, OperatingPointError
 from siamdedup.types import Embeddings, FloatArray, IntArray, ScoredPairs
 from siamdedup.utils.hydra import plain
@@ -75,28 +75,6 @@ def baseline_rows(
         for name, prints in test.fingerprints.items()
     }
     return rows, {**pairs, "frozen backbone": scored[1]}
-
-
-def start_head(
-    config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork, init: str
-) -> None:
-    """Set the head's first weights: "orthogonal" (as they are), or "whitening" of the training pictures' features.
-
-    Raises:
-        ConfigError: another word.
-    """
-    if init not in ("orthogonal", "whitening"):
-        raise ConfigError(f"unknown head.init {init!r}", remedy="use 'orthogonal' or 'whitening'")
-    if init == "orthogonal":
-        return
-    features: list[torch.Tensor] = []
-    hook = network.head.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
-    try:
-        embed(config, network, datamodule.loader_of(np.unique(datamodule.data.train_rows)))
-    finally:
-        hook.remove()
-    network.to("cpu").train()
-    start_head_from_whitening(network, torch.cat(features).numpy())
 
 
 def whiten_network(config: DictConfig, datamodule: CatalogDataModule, network: EmbeddingNetwork) -> None:

@@ -20,11 +20,11 @@ from siamdedup.cli.measuring import (
     histogram,
     measure_evidence,
     resolve_precision,
-    start_head,
     tune_again,
     validate,
     whiten_network,
 )
+from siamdedup.cli.starting import start_from, start_head
 from siamdedup.embedding.checkpoint import SECTION, load_checkpoint, section
 from siamdedup.embedding.datamodule import CatalogDataModule
 from siamdedup.embedding.module import SiameseModule
@@ -98,7 +98,10 @@ def train(
     )
     compared = config.baselines and test
     rows, pairs = baseline_rows(config, datamodule, network, parts, goal) if compared else ({}, {})
-    start_head(config, datamodule, network, init)
+    if config.start_from:
+        start_from(config.start_from, network, datamodule.transform.input)
+    else:
+        start_head(config, datamodule, network, init)
     module = build_module(config, network, data.n_labels)
     loggers = [build(entry) for entry in config.logger.values() if entry is not None]
     # First of all callbacks: averaging callbacks swap weights back when validation ends.
@@ -123,8 +126,12 @@ def train(
         )
         if best:
             metrics |= _restore(best, network, verification)
+        elif not trainer.max_epochs:  # nothing was trained, so nothing was validated
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            metrics |= _values(trainer)
         if test:
-            validated = _settle(config, datamodule, network, verification, parts["val"], best=bool(best))
+            tuned = bool(best) or not trainer.max_epochs
+            validated = _settle(config, datamodule, network, verification, parts["val"], tuned=tuned)
             trainer.test(module, datamodule=datamodule, verbose=False)
             metrics |= _values(trainer)
             rows["siamdedup"] = verification.figures["test"]
@@ -158,13 +165,13 @@ def _settle(
     verification: VerificationCallback,
     part: Evaluation,
     *,
-    best: bool,
+    tuned: bool,
 ) -> Validation:
     """Whiten where it is wanted, and see to it that the operating point is of the network as it is now."""
     if config.whiten.dim is not None:
         whiten_network(config, datamodule, network)
     validated = validate(config, datamodule, network, part)
-    if not best or config.whiten.dim is not None:
+    if not tuned or config.whiten.dim is not None:
         tune_again(verification, validated, part, datamodule.data.data_hash, model_hash(network))
     return validated
 
@@ -209,7 +216,7 @@ def oneshot_callbacks(
     if not config.oneshot.get("_target_"):
         return []
     trials = build(config.oneshot)
-    trials.bind(verification, datamodule.transform.input)
+    trials.bind(verification, datamodule.transform)
     return [trials]
 
 
