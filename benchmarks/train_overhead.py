@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from siamdedup.cli.measuring import resolve_precision
 from siamdedup.cli.training import build_datamodule, build_objective
 from siamdedup.embedding.datamodule import CatalogDataModule
-from siamdedup.embedding.module import SiameseModule
+from siamdedup.embedding.module import SiameseModule, fused_options
 from siamdedup.embedding.network import build_network
 from siamdedup.utils.hydra import build, plain
 from siamdedup.utils.quiet import quiet
@@ -70,7 +70,8 @@ def bare_loop(config: DictConfig, datamodule: CatalogDataModule, epochs: int) ->
     module = new_module(config, datamodule)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, objective = module.network.to(device).train(), module.objective.to(device).train()
-    optimizer = module.make_optimizer(module.parameter_groups(module.make_optimizer))
+    make = module.make_optimizer
+    optimizer = make(module.parameter_groups(make), **fused_options(make))
     parameters: list[Any] = [p for group in optimizer.param_groups for p in group["params"]]
     loader = datamodule.train_dataloader()
     bf16 = "bf16" in str(config.trainer.precision)

@@ -6,7 +6,9 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -91,6 +93,36 @@ def test_one_seed_gives_one_result_and_a_checkpoint_of_plain_values(
     metrics = first["metrics"]
     assert metrics["test/join_precision"] == pytest.approx(metrics["test/precision"], nan_ok=True)
     assert metrics["test/join_recall"] == pytest.approx(metrics["test/recall"])
+
+
+class PulledPlug(L.Callback):
+    """Ends training in its second epoch, as a machine does that loses its power."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_ended_early_goes_on_to_the_same_end(
+    configure: Configure, planted: Path, tmp_path: Path
+) -> None:
+    overrides = ["baselines=false", "trainer.max_epochs=3", "callbacks.model_checkpoint.save_last=true"]
+    overrides += [f"data.source={planted}/shop/catalog.csv"]
+
+    def run(name: str, *more: str, **options: Any) -> dict[str, Any]:
+        folder = f"callbacks.model_checkpoint.dirpath={tmp_path}/{name}/checkpoints"
+        return train(configure("train", *SMALL, *overrides, folder, *more), tmp_path / name, **options)
+
+    whole = run("whole")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run("cut", callbacks=[PulledPlug()])
+    assert not (tmp_path / "cut/model.ckpt").exists()
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    rest = run("cut", f"ckpt_path={last}")
+    assert rest["metrics"] == pytest.approx(whole["metrics"], rel=0, abs=0, nan_ok=True)
+    kept = [load_checkpoint(tmp_path / name / "model.ckpt").model_hash for name in ("whole", "cut")]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class SiameseModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = self.parameter_groups(self.make_optimizer)
-        optimizer = self.make_optimizer(groups, **({} if self._scaled() else _fused(self.make_optimizer)))
+        optimizer = self.make_optimizer(groups, **({} if self._scaled() else fused_options(self.make_optimizer)))
         if self.make_scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -148,7 +148,7 @@ class SiameseModule(L.LightningModule):
         return groups
 
 
-def _fused(optimizer: Callable[..., Any]) -> dict[str, bool]:
+def fused_options(optimizer: Callable[..., Any]) -> dict[str, bool]:
     """One pass over parameters and state instead of some ten, where the optimiser offers it and nothing else is said.
 
     On a CPU that is most of a step of a network with wide layers. Not where gradients are scaled (precision
