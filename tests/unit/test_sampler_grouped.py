@@ -135,6 +135,10 @@ def test_draws_depend_on_seed_epoch_and_rank_alone() -> None:
     assert all([i for i, _ in other] != [i for i, _ in first] for other in others)
     numbers = [number for one in (first, others[1], others[2]) for _, number in one]
     assert len(set(numbers)) == len(numbers)
+    used = GroupedPerClass(LABELS, 12, seed=0, groups=GROUPS)
+    assert list(used) == first
+    used.set_epoch(1)
+    assert list(used) == draws(0, 1, 0), "nor on the epochs before"
 
 
 def test_length_is_in_whole_batches_and_at_least_one() -> None:

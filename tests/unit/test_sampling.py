@@ -71,6 +71,11 @@ def test_draws_depend_on_seed_epoch_and_rank_alone(kind: type) -> None:
     assert all([i for i, _ in other] != [i for i, _ in first] for other in others)
     numbers = [number for one in (first, others[1], others[2]) for _, number in one]
     assert len(set(numbers)) == len(numbers)
+    # Nor on the epochs before: a run that goes on from a checkpoint begins in the middle.
+    used = kind(LABELS, 12, seed=0)
+    assert list(used) == first
+    used.set_epoch(1)
+    assert list(used) == draws(0, 1, 0)
 
 
 def test_offline_triplets_come_three_in_turn() -> None:

@@ -73,9 +73,11 @@ class MPerClass(DrawSampler):
             )
         self.length = max(batch_size, (length or len(labels)) // batch_size * batch_size)
         self._sampler = MPerClassSampler(labels, m, batch_size, self.length)
+        self._classes = tuple(self._sampler.labels)
 
     def draw(self, seed: int) -> IntArray:
         before = pml_common.NUMPY_RANDOM
+        self._sampler.labels = list(self._classes)  # it shuffles them in place: an epoch would depend on those before
         pml_common.NUMPY_RANDOM = np.random.RandomState(seed)
         try:
             return np.fromiter(self._sampler, np.int64)
