@@ -210,9 +210,10 @@ def test_a_kept_model_is_asked_again_and_gone_on_with(
     asked = {k: v for k, v in first.items() if not k.startswith("train/")}
     assert {k: again[k] for k in asked} == pytest.approx(asked, rel=0, abs=0, nan_ok=True)
     assert (tmp_path / "b/model.ckpt").exists()
-    assert load_checkpoint(tmp_path / "b/model.ckpt").model_hash == load_checkpoint(
-        tmp_path / "a/model.ckpt"
-    ).model_hash
+    assert (
+        load_checkpoint(tmp_path / "b/model.ckpt").model_hash
+        == load_checkpoint(tmp_path / "a/model.ckpt").model_hash
+    )
     viewed = run("c", kept, "trainer.max_epochs=0", "oneshot.views=2")
     assert viewed["test/micro_ap"] == first["test/micro_ap"], "views are for one-shot trials alone"
     assert viewed["test/one_shot"] != first["test/one_shot"]

@@ -58,6 +58,14 @@ def open_catalog(settings: CatalogSettings, ledger: Ledger) -> Catalog:
     return open_with_report(settings, ledger)[0]
 
 
+def rendered_tables(cache: Path) -> tuple[str, str]:
+    """The tables of the embedded catalogue and of its truth, drawn into the cache at first use."""
+    from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else here
+
+    folder = render_catalog(cache / "rendered")  # of its own: others write to the cache as well
+    return str(folder / "catalog.csv"), str(folder / "truth.csv")
+
+
 def open_with_report(settings: CatalogSettings, ledger: Ledger) -> tuple[Catalog, TableReport]:
     """As ``open_catalog``, with what the doctor wants to know of the rows."""
     cache = Path(settings.cache_dir)
@@ -67,10 +75,7 @@ def open_with_report(settings: CatalogSettings, ledger: Ledger) -> tuple[Catalog
         source, root, columns = str(found.table), str(found.root), None
         truth = truth or (str(found.truth) if found.truth else None)
     elif source == "rendered":
-        from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else here
-
-        folder = render_catalog(cache)
-        source, truth = str(folder / "catalog.csv"), str(folder / "truth.csv")
+        source, truth = rendered_tables(cache)
     catalog, report = read_catalog_with_report(
         source,
         columns=columns,

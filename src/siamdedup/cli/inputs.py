@@ -17,7 +17,7 @@ from rich.console import Console
 
 from siamdedup.catalog.building.store import source_key
 from siamdedup.catalog.ledger import Ledger
-from siamdedup.catalog.opening import CatalogSettings, open_catalog
+from siamdedup.catalog.opening import CatalogSettings, open_catalog, rendered_tables
 from siamdedup.catalog.subset import subset
 from siamdedup.errors import CatalogError
 from siamdedup.files import atomic_write
@@ -55,10 +55,7 @@ class Inputs:
         first, *added = self.layers
         order = [name for layer in reversed(added) for name in layer] + list(first)
         if first == ("rendered",):
-            from siamdedup.catalog.rendered import render_catalog  # numba, needed for nothing else here
-
-            folder = render_catalog(Path(settings.cache_dir))
-            order[-1], truth = str(folder / "catalog.csv"), str(folder / "truth.csv")
+            order[-1], truth = rendered_tables(Path(settings.cache_dir))
             settings = replace(settings, truth=truth)
         return replace(settings, source=order)
 

@@ -99,7 +99,9 @@ class SiameseModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = self.parameter_groups(self.make_optimizer)
-        optimizer = self.make_optimizer(groups, **({} if self._scaled() else fused_options(self.make_optimizer)))
+        optimizer = self.make_optimizer(
+            groups, **({} if self._scaled() else fused_options(self.make_optimizer))
+        )
         if self.make_scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
