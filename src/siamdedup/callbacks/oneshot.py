@@ -34,8 +34,8 @@ class OneShotCallback(L.Callback):
             episode are drawn from one (an alphabet). None draws from all.
         runs: folder of a data set with Lake's ``all_runs`` (``catalog.adapters.omniglot``); None for none.
         n_way, k_shot, episodes, seed: of the drawn episodes (``verification.oneshot.one_shot``).
-        views: a picture is embedded as the mean of itself and so many copies, augmented as in training: a little
-            better, for ``views`` times the work beside it. Validation then embeds its pictures anew for it.
+        views: a picture is embedded as the mean of itself and so many copies, augmented as in training. Validation
+            then embeds its pictures anew for it. On Omniglot it won nothing (experiments/LOG.md).
 
     Attributes:
         last: the last result on "val" and "test".

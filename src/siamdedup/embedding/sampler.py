@@ -77,9 +77,8 @@ class MPerClass(DrawSampler):
 
     def draw(self, seed: int) -> IntArray:
         before = pml_common.NUMPY_RANDOM
-        self._sampler.labels = list(
-            self._classes
-        )  # it shuffles them in place: an epoch would depend on those before
+        # It shuffles them in place: an epoch would depend on those before it.
+        self._sampler.labels = list(self._classes)
         pml_common.NUMPY_RANDOM = np.random.RandomState(seed)
         try:
             return np.fromiter(self._sampler, np.int64)

@@ -80,7 +80,8 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line], figures: Sequence[str]) -
         )
     if "families" in over:
         notes.append(
-            "[ ]: 95 % bootstrap interval over the test families of the one run; training would vary too."
+            "[ ]: 95 % bootstrap interval over the test families (one-shot: over the runs of trials) of the one training; "
+            "another training would vary too."
         )
     if "" in over:
         notes.append("No interval: a single figure, or all runs say the same. –: undefined or not measured.")
