@@ -20,6 +20,7 @@ from rich.table import Table
 from torch.nn.functional import max_pool2d
 
 from siamdedup.embedding.network import build_network
+from siamdedup.embedding.pairhead import PairHead
 
 
 def timed(task: Callable[[], object]) -> float:
@@ -42,11 +43,7 @@ def optimisers() -> tuple[Callable[[], object], Callable[[], object]]:
 
 def tables(batch: int) -> tuple[Callable[[], object], Callable[[], object]]:
     features = torch.rand(batch, 4096, requires_grad=True)
-    network = build_network(
-        {"name": "conv4", "weights": None}, {"kind": "sigmoid", "dim": 4096, "pair": "l1"}
-    )
-    head = network.pair
-    assert head is not None
+    head = PairHead(4096, "l1")
 
     def differences() -> None:
         head.logit(features[:, None], features[None]).sum().backward()
