@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,11 @@ class ScoredPairs:
     @property
     def n_match(self) -> int:
         return int(self.is_match.sum())
+
+    @cached_property
+    def closest_first(self) -> IntArray:
+        """int64 (n,): the pairs by falling similarity, ties in any order. Sorted once: every figure asks for it."""
+        return np.argsort(-self.similarity)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import siamdedup
 
 ROOT = Path(siamdedup.__file__).parent
-FOUNDATION = {"types", "errors", "files"}
+FOUNDATION = {"cores", "types", "errors", "files"}
 BEFORE = {
     "catalog": set(),
     "imagepass": {"catalog"},

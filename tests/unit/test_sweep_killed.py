@@ -18,9 +18,10 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from sweep_helpers import asked, counted, read_log, settings, train
 
+from siamdedup.cores import cores
 from siamdedup.errors import SiamdedupError
 from siamdedup.sweeps.locks import FileLock, Presence
-from siamdedup.sweeps.run import sweep
+from siamdedup.sweeps.run import THREAD_POOLS, in_processes, sweep
 from siamdedup.sweeps.study import open_study
 from siamdedup.sweeps.worker import MAX_DEATHS
 
@@ -220,3 +221,27 @@ def test_dead_workers_are_said_and_the_study_stays_whole(tmp_path: Path) -> None
     assert "run the same command again" in said
     rows = table(tmp_path / "a")
     assert json.loads(rows[0]["params"])
+
+
+def _threads_of_pools(folder: Path) -> None:
+    import torch
+
+    (folder / str(os.getpid())).write_text(f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')}")
+
+
+@pytest.mark.parametrize("asked", [None, "3"])
+def test_worker_processes_share_the_cores(
+    asked: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in THREAD_POOLS:
+        monkeypatch.delenv(name, raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = dict(os.environ)
+    in_processes(_threads_of_pools, (tmp_path,), 2)
+    told = [tuple(map(int, path.read_text().split())) for path in tmp_path.iterdir()]
+    assert len(told) == 2
+    share = int(asked or max(1, cores() // 2))
+    assert {of_environment for _, of_environment in told} == {share}
+    assert all(threads <= share for threads, _ in told)
+    assert dict(os.environ) == before

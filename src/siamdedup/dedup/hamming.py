@@ -14,7 +14,6 @@ cut helps with) all pairs of words are compared: that is brute force, by the sam
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siamdedup.cores import cores
 from siamdedup.dedup.hamming_kernels import adjacency, expanded, grouped, partners, scan
 from siamdedup.dedup.hamming_plan import Chunk, Words, plan_chunks, runs
 from siamdedup.dedup.join import Progress, check_budget
@@ -228,7 +228,7 @@ def _join(
         held.append(len(part[0]))
         return part
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for number, chunk in enumerate(plan if n > 1 else []):
             order, starts, masks = runs(codes[:, chunk.word], chunk)
             given = (repeat(x) for x in (order, codes[order, chunk.word], starts, masks, number))

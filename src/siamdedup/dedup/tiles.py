@@ -8,7 +8,6 @@ depend on which of them was used.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from siamdedup.cores import cores
 from siamdedup.dedup import kernels
 from siamdedup.dedup.kernels import ALL, CHUNK
 from siamdedup.types import FloatArray, IntArray
@@ -251,11 +251,6 @@ def _faster(one: Callable[[], object], other: Callable[[], object]) -> bool:
     return min(times[0]) < min(times[1])
 
 
-def workers() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Products inside run on the thread that asks for them: the cores are kept busy by several such threads."""
@@ -276,7 +271,7 @@ def in_parallel(
 
     Where the consumer stops or an item fails, what has not begun is dropped.
     """
-    count = threads or workers()
+    count = threads or cores()
     waiting: list[Future[Result]] = []
     pool = ThreadPoolExecutor(count)
     try:

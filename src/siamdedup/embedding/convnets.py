@@ -86,7 +86,8 @@ class Conv4(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         x = images[:, :1]
         for block in self.blocks:
-            x = max_pool2d(block(x), 2)
+            convolution, norm, rectify = block.children()
+            x = rectify(max_pool2d(norm(convolution(x)), 2))  # the same values, a quarter of them to rectify
         return x
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,17 +7,21 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from siamdedup.cores import cores
 from siamdedup.errors import SiamdedupError
 from siamdedup.sweeps.study import StudySettings, check, open_study
 from siamdedup.sweeps.tables import best_trial, write_tables
 from siamdedup.sweeps.worker import Train, trials_left, work
 
 log = logging.getLogger(__name__)
+
+THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def sweep(settings: StudySettings, train: Train, *, workers: int = 1) -> FrozenTrial | None:
@@ -61,8 +65,9 @@ def in_processes(job: Callable[..., None], arguments: tuple[Any, ...], workers: 
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     processes = [context.Process(target=_child, args=(job, arguments)) for _ in range(workers)]
     try:
-        for process in processes:
-            process.start()
+        with _share_of_cores(workers):
+            for process in processes:
+                process.start()
         for process in processes:
             process.join()
     finally:
@@ -73,6 +78,23 @@ def in_processes(job: Callable[..., None], arguments: tuple[Any, ...], workers: 
     for process in processes:
         if process.exitcode:
             log.warning("worker process %s ended with exit code %s", process.pid, process.exitcode)
+
+
+@contextmanager
+def _share_of_cores(workers: int) -> Iterator[None]:
+    """Processes begun here compute with their share of the cores, unless the environment says otherwise.
+
+    Each would otherwise start a thread a core, and threads that wait for one another turn in circles meanwhile.
+    Thread pools read their size when they are loaded, so it must stand before a child's first import.
+    """
+    share = str(max(1, cores() // workers))
+    added = {name: share for name in THREAD_POOLS if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _child(job: Callable[..., None], arguments: tuple[Any, ...]) -> None:

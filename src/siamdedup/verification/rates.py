@@ -80,9 +80,11 @@ def below_floor(pairs: ScoredPairs) -> OperatingPointError:
 def curve(pairs: ScoredPairs, closeness: Callable[[Floats], Float64Array] = snap) -> Curve:
     """Cumulative counts over ``closeness(similarity)``, any rising function; what it makes equal is a tie."""
     check_pairs(pairs)
-    value = closeness(pairs.similarity)
-    order = np.argsort(-value, kind="stable")
-    value, match = value[order], pairs.is_match[order]
+    order = pairs.closest_first
+    value, match = closeness(pairs.similarity[order]), pairs.is_match[order]
+    if (value[1:] > value[:-1]).any():  # a rising function may still fall by its last bit
+        order = np.argsort(-value)
+        value, match = value[order], match[order]
     last = np.flatnonzero(np.append(value[1:] != value[:-1], True))
     tp = np.cumsum(match, dtype=np.int64)[last]
     fp = last + 1 - tp

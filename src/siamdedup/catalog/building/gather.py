@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import REMOTE_PATTERN, leaves
+from siamdedup.cores import cores
 from siamdedup.types import BoolArray, IntArray
 
 UNSUPPORTED = "unsupported address: only http, https and file paths are read"
@@ -30,7 +31,7 @@ _EXAMPLES = 10
 @contextmanager
 def database(folder: Path, memory_gb: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database in ``folder`` that sorts and joins within ``memory_gb`` and spills the rest there."""
-    threads = max(1, min(os.cpu_count() or 1, 4, int(memory_gb * 8)))
+    threads = max(1, min(cores(), 4, int(memory_gb * 8)))
     con = duckdb.connect(
         str(folder / "rows.duckdb"),
         config={

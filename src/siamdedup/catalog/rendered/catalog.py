@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from siamdedup.catalog.rendered.plan import Product, make_plan
 from siamdedup.catalog.rendered.products import build
 from siamdedup.catalog.rendered.scene import Shot, pack, photograph
 from siamdedup.catalog.rendered.textures import Rgb
+from siamdedup.cores import cores
 
 RENDER_VERSION = 2
 FAMILIES = 86
@@ -49,11 +49,6 @@ def _render_jobs(folder: str, jobs: Sequence[Job], size: int) -> int:
 def _warm_up() -> None:
     """Compile the kernels once, so that the workers find them in numba's cache."""
     photograph(pack(build(Design("candle", 0, 0, 5), ((0.5,) * 3, (0.9,) * 3, (0.2,) * 3))[0]), Shot(), 32)
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -149,7 +144,7 @@ def render_catalog(
     try:
         folder = work / "catalog"
         (folder / "images").mkdir(parents=True)
-        count = max(1, min(workers or _cores(), len(products)))
+        count = max(1, min(workers or cores(), len(products)))
         _render_all(folder, products, size, count, progress)
         _write_tables(folder, products)
         counts = {
