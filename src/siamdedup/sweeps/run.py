@@ -18,6 +18,7 @@ from siamdedup.errors import SiamdedupError
 from siamdedup.sweeps.study import StudySettings, check, open_study
 from siamdedup.sweeps.tables import best_trial, write_tables
 from siamdedup.sweeps.worker import Train, trials_left, work
+from siamdedup.utils.quiet import quiet
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def _share_of_cores(workers: int) -> Iterator[None]:
 
 def _child(job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         job(*arguments)
