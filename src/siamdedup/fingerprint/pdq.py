@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +36,8 @@ def quality(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return np.zeros(0, np.uint8)
     total = np.zeros(len(thumbs), np.int64)
     for one, other in ((thumbs[:, 1:], thumbs[:, :-1]), (thumbs[:, :, 1:], thumbs[:, :, :-1])):
-        # OpenCV: NumPy's indexing by a table takes four times as long.
+        # OpenCV: NumPy's indexing by a table takes four times as long, and its sum of bytes three times.
         step = cv2.absdiff(one.reshape(len(thumbs), -1), other.reshape(len(thumbs), -1))
-        total += cv2.LUT(step, _STEP).reshape(len(thumbs), -1).sum(1, dtype=np.int64)
+        steps: Any = cv2.reduce(cv2.LUT(step, _STEP), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        total += steps[:, 0]
     return np.minimum(total // 90, 100).astype(np.uint8)

@@ -16,26 +16,29 @@ from siamdedup.imagepass.shards import FACTS, KEY, Arrays, Keys, Shard, ShardSto
 from siamdedup.types import BoolArray, Catalog, IntArray
 
 
-def picture_keys(catalog: Catalog, spool: IO[bytes]) -> Keys:
-    """V16 (n_images,), mapped from ``spool``: what names each picture's present content."""
+def picture_keys(catalog: Catalog, spool: IO[bytes]) -> tuple[Keys, IntArray]:
+    """V16 and int64 (n_images,), mapped from ``spool``: what names each picture's present content, and its bytes (-1
+    where there is no file)."""
     if not catalog.n_images:
-        return np.empty(0, KEY)
-    keys = np.memmap(spool, KEY, "w+", shape=(catalog.n_images,))
+        return np.empty(0, KEY), np.empty(0, np.int64)
+    facts = np.memmap(spool, [("key", KEY), ("size", "i8")], "w+", shape=(catalog.n_images,))
     for start in range(0, catalog.n_images, 10_000):
         names = catalog.image_paths.slice(start, 10_000).to_pylist()
-        paths = locate_all(catalog, names)
-        made = [_key(name, path) for name, path in zip(names, paths, strict=True)]
-        keys[start : start + len(names)] = np.frombuffer(b"".join(made), KEY)
-    return keys
+        made = [_key(*of) for of in zip(names, locate_all(catalog, names), strict=True)]
+        rows = facts[start : start + len(names)]
+        rows["key"] = np.frombuffer(b"".join(key for key, _ in made), KEY)
+        rows["size"] = [size for _, size in made]
+    return facts["key"], facts["size"]
 
 
-def _key(name: str, path: str) -> bytes:
+def _key(name: str, path: str) -> tuple[bytes, int]:
     try:
         stat = os.stat(path)
     except (OSError, ValueError):
-        return picture_key(path, -1, -1)
+        return picture_key(path, -1, -1), -1
     # A fetched picture is known by its URL, wherever the cache lies.
-    return picture_key(name if ":" in name and is_remote(name) else path, stat.st_size, stat.st_mtime_ns)
+    address = name if ":" in name and is_remote(name) else path
+    return picture_key(address, stat.st_size, stat.st_mtime_ns), stat.st_size
 
 
 @dataclass
@@ -64,13 +67,15 @@ class Block:
         waiting: batches that are still to come.
     """
 
-    def __init__(self, catalog: Catalog, stores: list[ShardStore], start: int, keys: Keys) -> None:
+    def __init__(
+        self, catalog: Catalog, stores: list[ShardStore], start: int, keys: Keys, sizes: IntArray
+    ) -> None:
         self.start, self.keys, self.stores = start, keys, stores
         self.parts = [_find(store, keys) for store in stores]
         lacking = np.unique(np.concatenate([part.lacking for part in self.parts]))
         names = catalog.image_paths.slice(start, len(keys)).to_pylist() if len(lacking) else []
         self.paths = locate_all(catalog, names)
-        self._twin = _twins(self.paths, lacking, len(keys))
+        self._twin = _twins(self.paths, lacking, sizes)
         self.decode: IntArray = np.unique(self._twin[lacking])
         for part in self.parts:
             part.needed[self._twin[part.lacking]] = True
@@ -134,14 +139,17 @@ def _zeros(store: ShardStore, count: int) -> Arrays:
     return {n: np.zeros((count, *shape), dtype) for n, (dtype, shape) in {**store.specs, **FACTS}.items()}
 
 
-def _twins(paths: list[str], lacking: IntArray, count: int) -> IntArray:
-    """int64 (count,): for pictures with the same bytes the position of the first of them, else their own.
+def _twins(paths: list[str], lacking: IntArray, sizes: IntArray) -> IntArray:
+    """int64 (n,): for pictures with the same bytes the position of the first of them, else their own.
 
     Size, and of equal size the last 256 bytes, sort out nearly all that differ; the rest are compared by digest.
     """
-    twin = np.arange(count, dtype=np.int64)
-    groups = [lacking.tolist()]
-    for of in (_size, _tail, _content):
+    twin = np.arange(len(sizes), dtype=np.int64)
+    there = lacking[sizes[lacking] >= 0]  # of a missing file its decoder will say so
+    by_size = there[np.argsort(sizes[there], kind="stable")]
+    runs = np.split(by_size, np.flatnonzero(np.diff(sizes[by_size])) + 1)
+    groups = [run.tolist() for run in runs if len(run) > 1]
+    for of in (_tail, _content):
         groups = [alike for group in groups for alike in _alike(paths, group, of)]
     for group in groups:
         twin[group] = group[0]
@@ -157,10 +165,6 @@ def _alike(paths: list[str], group: list[int], of: Callable[[str], Hashable]) ->
         except (OSError, ValueError):  # its decoder will say so
             continue
     return [alike for alike in found.values() if len(alike) > 1]
-
-
-def _size(path: str) -> int:
-    return os.stat(path).st_size
 
 
 def _tail(path: str) -> bytes:

@@ -76,13 +76,13 @@ def image_pass(
     side = max(feature.side for feature in features)
     stores = [_store(feature, cache_dir, side, settings) for feature in features]
     with TemporaryFile() as spool:
-        keys = picture_keys(catalog, spool)
+        keys, sizes = picture_keys(catalog, spool)
         views = [store.folder / "views" / _view_name(keys) for store in stores]
         computed = [0] * len(features)
         if not all(is_settled(view) for view in views):
-            run = _Pass(catalog, list(features), stores, keys, settings, side)
+            run = _Pass(catalog, list(features), stores, keys, sizes, settings, side)
             computed = run.into(views, progress)
-        del keys
+        del keys, sizes
     found = {
         feature.name: open_view(view, store.specs, count)
         for feature, store, view, count in zip(features, stores, views, computed, strict=True)
@@ -122,11 +122,12 @@ class _Pass:
         features: list[Feature],
         stores: list[ShardStore],
         keys: Keys,
+        sizes: IntArray,
         settings: PassSettings,
         side: int,
     ) -> None:
-        self.catalog, self.features, self.stores, self.keys = catalog, features, stores, keys
-        self.settings, self.side = settings, side
+        self.catalog, self.features, self.stores = catalog, features, stores
+        self.keys, self.sizes, self.settings, self.side = keys, sizes, settings, side
         self.computed = [0] * len(features)
         self._writers: list[ViewWriter] = []
         self._done = 0
@@ -171,7 +172,9 @@ class _Pass:
         """The paths of one batch after another. Runs a little ahead of what has been computed."""
         size, batch = self.settings.shard_size, self.settings.batch_size
         for start in range(0, len(self.keys), size):
-            block = Block(self.catalog, self.stores, start, np.array(self.keys[start : start + size]))
+            rows = slice(start, start + size)
+            keys, sizes = np.array(self.keys[rows]), np.array(self.sizes[rows])
+            block = Block(self.catalog, self.stores, start, keys, sizes)
             block.waiting = -(-len(block.decode) // batch)
             self._opened.append(block)
             self._done += len(block.keys) - len(block.decode)
