@@ -10,7 +10,16 @@ import pytest
 from scipy import stats
 
 from siamdedup.errors import ConfigError
-from siamdedup.report.runs.comparing import OTHER_DATA, compare, figure_of, lines_of, number, shown_figures
+from siamdedup.report.runs.comparing import (
+    MANY,
+    OTHER_DATA,
+    compare,
+    figure_of,
+    lines_of,
+    number,
+    reference_of,
+    shown_figures,
+)
 from siamdedup.report.runs.results import Row, read_results, write_results
 from siamdedup.report.runs.sections import results_section, significance_section
 from siamdedup.report.runs.statistics import holm
@@ -49,6 +58,16 @@ def test_a_comparison_of_two_groups_of_settings(tmp_path: Path) -> None:
     assert row.group == "loss=triplet, miner=none, lr=0.1", "lr is a number, but no figure"
     assert row.metrics == {"test/micro_ap": 0.5, "val/eer": 0.1}
     assert row.facts == {"seed": "0", "commit": "abc", "seconds": "60"}
+
+
+def test_what_a_comparison_tuned_is_no_name_where_the_axes_are(tmp_path: Path) -> None:
+    text = "loss,miner,seed,test/micro_ap,params\ntriplet,none,0,0.5,{}\ntriplet,none,1,0.6,{}\ntriplet,hard,0,0.7,p\n"
+    names = [row.group for row in read_results(csv_of(tmp_path, text))]
+    assert names == ["loss=triplet, miner=none"] * 2 + ["loss=triplet, miner=hard"]
+    tuned_twice = text.replace("1,0.6,{}", "1,0.6,q")
+    assert "params=q" in read_results(csv_of(tmp_path, tuned_twice))[1].group
+    alone = "seed,test/micro_ap,params\n0,0.5,a\n0,0.6,b\n"
+    assert [row.group for row in read_results(csv_of(tmp_path, alone))] == ["a", "b"]
 
 
 def test_columns_are_figures_where_they_are_named(tmp_path: Path) -> None:
@@ -172,6 +191,48 @@ def test_differences_are_paired_by_seed_and_corrected() -> None:
     assert [x.adjusted for x in found.values()] == pytest.approx(holm(p))
     assert found["a", "b"].verdict == "a is better"
     assert found["a", "c"].verdict == "no difference shown"
+
+
+def many(metric: str, *means: float) -> list[Row]:
+    noise = np.random.default_rng(0).normal(0, 0.01, (len(means), 3))
+    return [
+        row for k, mean in enumerate(means) for row in rows_of(f"c{k}", list(mean + noise[k]), metric=metric)
+    ]
+
+
+def test_of_many_configurations_each_is_compared_with_the_best_on_validation() -> None:
+    test, val = np.linspace(0.1, 0.9, MANY + 1), np.roll(np.linspace(0.1, 0.9, MANY + 1), 3)
+    rows = [
+        Row(a.group, a.seed, {**a.metrics, **b.metrics})
+        for a, b in zip(many("test/micro_ap", *test), many("val/micro_ap", *val), strict=True)
+    ]
+    best = f"c{val.argmax()}"
+    assert reference_of(rows, "micro_ap") == best != f"c{test.argmax()}"
+    found = compare(rows, ["micro_ap"])
+    assert [x.first for x in found] == [best] * MANY
+    assert {x.second for x in found} == {row.group for row in rows} - {best}
+    assert [x.adjusted for x in found] == pytest.approx(holm([x.p for x in found]))
+    assert any(best in note for note in significance_section(rows, ["micro_ap"]).tables[0].notes)
+
+
+def test_few_configurations_or_unknown_validation_are_compared_two_by_two() -> None:
+    means = np.linspace(0.1, 0.9, MANY + 1)
+    few, unknown, validation = (
+        many("val/micro_ap", *means[1:]),
+        many("test/micro_ap", *means),
+        many("val/micro_ap", *means),
+    )
+    for rows, n in ((few, MANY), (unknown, MANY + 1), (validation, MANY + 1)):
+        assert reference_of(rows, "micro_ap") is None
+        assert len(compare(rows, ["micro_ap"])) == n * (n - 1) // 2
+
+
+def test_less_is_better_on_validation_too() -> None:
+    rows = [
+        Row(a.group, a.seed, {**a.metrics, "val/eer": a.metrics["test/eer"]})
+        for a in many("test/eer", *np.linspace(0.1, 0.9, MANY + 1))
+    ]
+    assert reference_of(rows, "eer") == "c0"
 
 
 def test_fewer_than_three_common_seeds_claim_nothing() -> None:

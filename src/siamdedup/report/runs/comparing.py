@@ -12,6 +12,7 @@ from siamdedup.report.runs.results import Row
 from siamdedup.report.runs.statistics import LEAST, Mean, holm, paired_t, sign_flip, t_interval
 
 LESS_IS_BETTER = ("eer", "fmr", "fnmr", "loss", "threshold")
+MANY = 8  # configurations that are compared two by two; of more, no test of so many would show anything
 SPLITS = ("test", "val", "train")
 NO_SEED, OTHER_DATA = "no seed in common", "other data or splits: not compared"
 
@@ -152,8 +153,26 @@ def figure_of(rows: Sequence[Row], name: str) -> Figure:
     return Figure(mean)
 
 
+def reference_of(rows: Sequence[Row], figure: str) -> str | None:
+    """Of more than ``MANY`` configurations the best on validation, with which the others are compared.
+
+    It was chosen without a look at the test pairs, so that the tests are fair. None where every two are compared:
+    of few, and where validation is not known or is itself what is shown.
+    """
+    groups = list(dict.fromkeys(row.group for row in rows))
+    chosen_by = f"val/{_base(figure)}"
+    if len(groups) <= MANY or column(rows, figure) == chosen_by:
+        return None
+    means = {g: figure_of([row for row in rows if row.group == g], chosen_by).mean.mean for g in groups}
+    known = {
+        g: -mean if less_is_better(figure) else mean for g, mean in means.items() if not math.isnan(mean)
+    }
+    return max(known, key=lambda g: known[g]) if known else None
+
+
 def compare(rows: Sequence[Row], figures: Sequence[str]) -> list[Comparison]:
-    """Every two configurations, and each configuration with the untrained backbone of its own runs.
+    """Every two configurations (of many: ``reference_of`` with every other), and each with the untrained backbone of
+    its own runs.
 
     Runs are paired by seed; where one was run twice with a seed, its mean counts. Runs on other data or other splits
     are not compared. Holm's correction is over all that are tested.
@@ -162,7 +181,9 @@ def compare(rows: Sequence[Row], figures: Sequence[str]) -> list[Comparison]:
     found = []
     for figure in figures:
         name = column(rows, figure)
-        for first, second in itertools.combinations(groups, 2):
+        best = reference_of(rows, figure)
+        two = [(best, g) for g in groups if g != best] if best else itertools.combinations(groups, 2)
+        for first, second in two:
             a, b = ([row for row in rows if row.group == g] for g in (first, second))
             found.append(_compare(first, second, figure, (a, name), (b, name)))
         for group in groups:

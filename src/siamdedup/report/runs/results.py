@@ -26,6 +26,7 @@ PROVENANCE = (
     "command",
     "note",
 )
+PARAMS = "params"
 _KNOWN = {
     *FIGURES, "f1", "fmr", "fnmr", "eer", "map_at_r", "r_precision", "precision_at_1", "roc_auc",
     "join_f1", "join_precision", "join_recall", "join_pairs", "accuracy",
@@ -75,7 +76,8 @@ def read_results(path: Path, metrics: Sequence[str] = ()) -> list[Row]:
     """Read a CSV of runs: figures are the numeric columns with a slash, those known by name, and ``metrics``.
 
     Columns of ``PROVENANCE`` say where a row comes from; every other column is part of the group's name: the value
-    alone where there is one such column, else ``column=value`` for each.
+    alone where there is one such column, else ``column=value`` for each. A column ``params`` (what a comparison tuned)
+    is none where the others tell the groups apart.
 
     Raises:
         ConfigError: no such file, no rows, a row of another length, no figures, or text among a column's numbers;
@@ -114,6 +116,10 @@ def read_results(path: Path, metrics: Sequence[str] = ()) -> list[Row]:
             remedy="call one test/micro_ap or the like, or name yours: metrics=[column]",
         )  # fmt: skip
     by = [name for name in header if name not in figures and name not in PROVENANCE]
+    if PARAMS in by and len(by) > 1:  # a sweep's settings: no name, unless nothing else tells its rows apart
+        others = list(zip(*(columns[name] for name in by if name != PARAMS), strict=True))
+        if len({*zip(others, columns[PARAMS], strict=False)}) == len({*others}):
+            by.remove(PARAMS)
     facts = [name for name in header if name in PROVENANCE and name not in figures]
     seeds = _seeds(columns.get("seed", ("",) * len(lines)), where)
     return [

@@ -16,6 +16,7 @@ from siamdedup.report.runs.comparing import (
     less_is_better,
     lines_of,
     number,
+    reference_of,
 )
 from siamdedup.report.runs.document import Cell, Section, Table
 from siamdedup.report.runs.results import Row
@@ -149,6 +150,12 @@ def significance_section(rows: Sequence[Row], figures: Sequence[str]) -> Section
         )
         + f"Fewer than {LEAST} seeds never show a difference."
     ]
+    for figure in figures:
+        if best := reference_of(rows, figure):
+            notes.append(
+                f"There are {len({row.group for row in rows})} configurations, so each is compared with one: the one "
+                f"with the best {named(figure)} on validation ({best}), chosen without a look at the test pairs."
+            )
     if made:
         notes.append(
             "p (t) takes the differences as normal; p (exact) flips their signs and assumes nothing, but cannot fall "
