@@ -25,7 +25,7 @@ from siamdedup.fingerprint.pca import SPECTRUM, PcaHash
 from siamdedup.fingerprint.thumbnail import SIDE, Thumbnail
 from siamdedup.imagepass.view import PassResult
 from siamdedup.report.console import comparison_table, counts_table, point_lines, point_table
-from siamdedup.report.record import run_record
+from siamdedup.report.record import commit, run_record
 from siamdedup.report.runs.artefacts import OURS, write_artefacts
 from siamdedup.types import Catalog, FloatArray, IntArray, OperatingPoint, ScoredPairs
 from siamdedup.utils.hydra import build, plain
@@ -126,6 +126,7 @@ def measure_fingerprints(
         ConfigError: ``config.hashes`` is missing or names what is not there.
     """
     started = time.perf_counter()
+    commit()  # of the code that is loaded now: the record is written when the run is over
     settings = hash_settings(config)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

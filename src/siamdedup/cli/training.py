@@ -36,7 +36,7 @@ from siamdedup.embedding.transforms import InputTransform, TrainTransform
 from siamdedup.errors import ConfigError
 from siamdedup.files import atomic_write, write_json
 from siamdedup.report.console import comparison_table, counts_table, point_table
-from siamdedup.report.record import run_record
+from siamdedup.report.record import commit, run_record
 from siamdedup.report.runs.artefacts import write_artefacts
 from siamdedup.types import Catalog, ScoredPairs
 from siamdedup.utils.hydra import build, plain
@@ -62,6 +62,7 @@ def train(
         datamodule, module, trainer, callback.
     """
     started = time.perf_counter()
+    commit()  # of the code that is loaded now: the record is written when the run is over
     quiet()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,13 @@ def run_record(
     }
 
 
+@cache
 def commit() -> str:
-    """The source tree's commit, with "+" when it has changes; "" outside a clone."""
+    """The source tree's commit, with "+" when it has changes; "" outside a clone.
+
+    As it was when this process first asked: later changes of the tree are not in the code that runs, so what takes
+    long asks as it begins.
+    """
     folder = Path(__file__).resolve().parent
     try:
         run = ["git", "-C", str(folder)]
