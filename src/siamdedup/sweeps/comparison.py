@@ -30,6 +30,8 @@ from siamdedup.sweeps.worker import POLL, Train, figure, train_once, trial_overr
 
 log = logging.getLogger(__name__)
 
+_DATA = ("data_hash", "split_hash")
+
 
 @dataclass(frozen=True)
 class ComparisonSettings:
@@ -227,12 +229,24 @@ def done_row(settings: ComparisonSettings, cell: Cell, seed: int) -> dict[str, A
     return row if row["params"] == tuned_params(settings, cell) else None
 
 
+def _data(folder: Path) -> dict[str, str]:
+    """What the run's record says of its data, so that a report sees that all were measured on the same."""
+    path = folder / "metrics.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: record.get(name, "") for name in _DATA}
+
+
 def write_results(settings: ComparisonSettings) -> Path:
     """``results.csv`` of all that is done, in the grid's order."""
-    found = [done_row(settings, cell, seed) for cell in settings.cells() for seed in range(settings.seeds)]
-    rows = [r for r in found if r is not None]
+    found = [
+        (row, _data(seed_folder(settings, cell, seed)))
+        for cell in settings.cells()
+        for seed in range(settings.seeds)
+        if (row := done_row(settings, cell, seed)) is not None
+    ]
+    rows = [row for row, _ in found]
     names = sorted({k for r in rows for k in r["metrics"]}, key=lambda k: (not k.startswith("val/"), k))
-    columns = [*settings.grid.axes, "seed", *names, "params", "seconds", "commit"]
+    columns = [*settings.grid.axes, "seed", *names, "params", "seconds", "commit", *_DATA]
     flat = [
         {
             **r["cell"],
@@ -241,8 +255,9 @@ def write_results(settings: ComparisonSettings) -> Path:
             "params": json.dumps(r["params"], sort_keys=True),
             "seconds": r["seconds"],
             "commit": r["commit"],
+            **data,
         }
-        for r in rows
+        for r, data in found
     ]
     path = settings.study.out / "results.csv"
     write_csv(path, columns, flat)
