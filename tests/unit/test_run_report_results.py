@@ -212,7 +212,9 @@ def test_of_many_configurations_each_is_compared_with_the_best_on_validation() -
     assert [x.first for x in found] == [best] * MANY
     assert {x.second for x in found} == {row.group for row in rows} - {best}
     assert [x.adjusted for x in found] == pytest.approx(holm([x.p for x in found]))
-    assert any(best in note for note in significance_section(rows, ["micro_ap"]).tables[0].notes)
+    table = significance_section(rows, ["micro_ap"]).tables[0]
+    assert [row[0].text for row in table.rows] == [f"best − {x.second}" for x in found]
+    assert any(note.startswith(f"best: {best}. ") for note in table.notes)
 
 
 def test_few_configurations_or_unknown_validation_are_compared_two_by_two() -> None:

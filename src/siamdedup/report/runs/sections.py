@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from siamdedup.report.console import FIGURES
 from siamdedup.report.runs.comparing import (
@@ -124,8 +125,10 @@ def significance_section(rows: Sequence[Row], figures: Sequence[str]) -> Section
             else "one configuration, and no untrained backbone beside it"
         )
         return Section("Differences", missing=f"Nothing can be compared: {text}.")
+    chosen = {figure: reference_of(rows, figure) for figure in figures}
     table_rows = []
     for c in found:
+        c = replace(c, first="best") if c.first == chosen[c.metric] else c
         d = c.difference
         mean = "–" if math.isnan(d.mean) else f"{d.mean:+.3f}"
         interval = "–" if math.isnan(d.half) else f"[{d.mean - d.half:+.3f}, {d.mean + d.half:+.3f}]"
@@ -150,12 +153,12 @@ def significance_section(rows: Sequence[Row], figures: Sequence[str]) -> Section
         )
         + f"Fewer than {LEAST} seeds never show a difference."
     ]
-    for figure in figures:
-        if best := reference_of(rows, figure):
-            notes.append(
-                f"There are {len({row.group for row in rows})} configurations, so each is compared with one: the one "
-                f"with the best {named(figure)} on validation ({best}), chosen without a look at the test pairs."
-            )
+    notes += [
+        f"best: {best}. There are {len({row.group for row in rows})} configurations, so each is compared with one, which "
+        f"has the best {named(figure)} on validation: chosen without a look at the test pairs."
+        for figure, best in chosen.items()
+        if best
+    ]
     if made:
         notes.append(
             "p (t) takes the differences as normal; p (exact) flips their signs and assumes nothing, but cannot fall "
