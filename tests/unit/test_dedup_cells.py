@@ -75,7 +75,7 @@ def test_exact_and_below_whatever_multiplies(monkeypatch):
         assert_same_pairs(CellJoin(1, cells=40).self_join(vectors, 0.8), wanted)
         results = []
         for threads in (1, 3):
-            monkeypatch.setattr(tiles, "workers", lambda threads=threads: threads)
+            monkeypatch.setattr(tiles, "cores", lambda threads=threads: threads)
             results.append(CellJoin(cells=60).self_join(vectors, 0.8))
         assert_same_pairs(*results)
         assert values(results[0]).items() <= values(wanted).items()

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from siamdedup.errors import ConfigError, SiamdedupError
+from siamdedup.utils.quiet import quiet
 
 
 def config_dir() -> str:
@@ -61,6 +62,7 @@ def reports_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
+        quiet()  # before the libraries are loaded: faiss's loader tells whatever it does not find
         try:
             return main(config)
         except SiamdedupError as error:
