@@ -4,7 +4,9 @@ python benchmarks/image_pass.py [--data FOLDER] [--sides 400 1000] [--copies 20]
                                 [--rivals FOLDER]
 
 Every figure is pictures a second over both cores, from files in the page cache. Runs take turns; ratios are of one
-round each, and what is printed is the median round's and, of ratios, the smallest and the largest. "Bare decoder":
+round each, and what is printed is the median round's and, of ratios, the smallest and the largest. The forward alone is
+measured ahead of, between and behind the passes that embed, and all three are its rate of the round: a shared machine
+is seldom equally fast for ten seconds. "Bare decoder":
 two processes that only read and decode, in full size (simplejpeg) and at the fraction of it that the pass asks for.
 The pictures are real photographs of some 400 px as they are, and enlarged (Lanczos, quality 88) to the other
 ``--sides``. ``--copies`` copies of each make the runs long enough; k zero bytes are appended to the k-th, since the pass
@@ -42,6 +44,8 @@ from siamdedup.imagepass.run import PassSettings, image_pass
 from siamdedup.types import Catalog
 
 WORKERS = 2
+EMBEDDED = 1280  # pictures of a pass with the network: ten seconds, in which starting the processes is little
+FORWARD = "forward alone"
 
 
 def make_folder(data: Path, side: int, copies: int, folder: Path) -> list[str]:
@@ -178,30 +182,34 @@ def measure(
     catalog = read_catalog(work / "catalog.csv")
     hashes = FingerprintFeature()
     network = EmbeddingFeature(model, batch_size=64)
-    few = read_catalog(_head(work, 640))
-    runs: dict[str, Callable[[], float]] = {
-        "bare decoder, full size": lambda: bare(files, None),
-        f"bare decoder, at least {hashes.side} px": lambda: bare(files, hashes.side),
-        "pass: fingerprints": lambda: whole_pass(catalog, hashes),
-        f"bare decoder, at least {network.side} px": lambda: bare(files, network.side),
-        "forward alone": lambda: forward(network, 640),
-        "pass: embedding": lambda: whole_pass(few, network),
-        "pass: embedding and fingerprints": lambda: whole_pass(few, network, hashes),
-    }
+    few = read_catalog(_head(work, EMBEDDED))
+    runs: list[tuple[str, Callable[[], float]]] = [
+        ("bare decoder, full size", lambda: bare(files, None)),
+        (f"bare decoder, at least {hashes.side} px", lambda: bare(files, hashes.side)),
+        ("pass: fingerprints", lambda: whole_pass(catalog, hashes)),
+        (f"bare decoder, at least {network.side} px", lambda: bare(files, network.side)),
+        (FORWARD, lambda: forward(network, EMBEDDED // 2)),
+        ("pass: embedding", lambda: whole_pass(few, network)),
+        (FORWARD, lambda: forward(network, EMBEDDED // 2)),
+        ("pass: embedding and fingerprints", lambda: whole_pass(few, network, hashes)),
+        (FORWARD, lambda: forward(network, EMBEDDED // 2)),
+    ]
     if arguments.rivals:
         sys.path.append(str(arguments.rivals))
         pictures = work / "rivals"
         pictures.mkdir()
         for name in files:
             os.link(name, pictures / Path(name).name)
-        runs["imagededup PHash.encode_images"] = lambda: imagededup(pictures, len(files))
-        runs["difPy build"] = lambda: difpy(pictures, len(files))
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+        runs.append(("imagededup PHash.encode_images", lambda: imagededup(pictures, len(files))))
+        runs.append(("difPy build", lambda: difpy(pictures, len(files))))
+    rates: dict[str, list[float]] = {name: [] for name, _ in runs}
     for turn in range(arguments.rounds + 1):
-        for name, run in runs.items():
-            rate = run()
+        measured: dict[str, list[float]] = {name: [] for name in rates}
+        for name, run in runs:
+            measured[name].append(run())
+        for name, values in measured.items():
             if turn:  # the first is for caches and just-in-time compilers
-                rates[name].append(rate)
+                rates[name].append(statistics.harmonic_mean(values))
     show(rates, f"{len(files)} photographs of some {side} px", hashes.side, network.side)
 
 
@@ -223,7 +231,7 @@ def show(rates: dict[str, list[float]], title: str, small: int, large: int) -> N
         values = [x / y for x, y in zip(above, below, strict=True)]
         table.add_row(name, f"{statistics.median(values):.2f}", f"{min(values):.2f} to {max(values):.2f}")
 
-    hashed, forward_alone = rates["pass: fingerprints"], rates["forward alone"]
+    hashed, forward_alone = rates["pass: fingerprints"], rates[FORWARD]
     part = rates[f"bare decoder, at least {large} px"]
     ratio("fingerprints / bare decoder, full size", hashed, rates["bare decoder, full size"])
     ratio("fingerprints / bare decoder, that fraction", hashed, rates[f"bare decoder, at least {small} px"])

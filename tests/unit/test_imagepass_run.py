@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_catalog, write_rows
 
-from siamdedup.catalog.images import decode, digest, read_bytes
+from siamdedup.catalog.images import decode, digest, luma, read_bytes
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.locate import locate
 from siamdedup.catalog.table import read_catalog
@@ -28,9 +28,19 @@ class Corner:
     """The upper left 4 x 4 pixels."""
 
     shape: tuple[int, ...] = (4, 4, 3)
+    grey: bool = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[:4, :4]
+
+
+@dataclass(frozen=True)
+class GreyCorner(Corner):
+    shape: tuple[int, ...] = (4, 4, 1)
+    grey: bool = True
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return (pixels if pixels.ndim == 2 else luma(pixels))[:4, :4, None]
 
 
 @dataclass
@@ -199,6 +209,21 @@ def test_a_catalogue_that_lost_its_last_pictures(tmp_path: Path) -> None:
     assert found.rows.tolist() == list(range(catalog.n_images))
     for name, values in plain_loop(catalog, Sum()).items():
         assert np.array_equal(found.arrays[name], values)
+
+
+def test_colours_are_decoded_only_where_a_feature_wants_them(tiny_catalog: Path, tmp_path: Path) -> None:
+    """Grey pixels may give other values in the last digit, so the two are kept apart."""
+    catalog, grey, other = read_catalog(tiny_catalog), Sum(prepare=GreyCorner()), Sum(name="other")
+    pixels = [decode(read_bytes(locate(catalog, row)), at_least=40, grey=True) for row in range(48)]
+    wanted = grey.values(np.stack([p[:4, :4, None] for p in pixels]))
+    alone = run(catalog, tmp_path, grey)["sum"]
+    assert alone.computed == 48
+    assert all(np.array_equal(alone.arrays[f"sum_{name}"], values) for name, values in wanted.items())
+    both = run(catalog, tmp_path, grey, other)
+    assert [both[name].computed for name in ("sum", "other")] == [48, 48]
+    assert (
+        run(catalog, tmp_path, other)["other"].computed == run(catalog, tmp_path, grey)["sum"].computed == 0
+    )
 
 
 def test_another_model_leaves_the_other_feature_alone(tiny_catalog: Path, tmp_path: Path) -> None:

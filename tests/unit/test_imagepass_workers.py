@@ -29,6 +29,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSI
 @dataclass(frozen=True)
 class Thumb:
     shape: tuple[int, ...] = (8, 8, 3)
+    grey: bool = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return cv2.resize(pixels, (8, 8), interpolation=cv2.INTER_AREA)
@@ -37,6 +38,7 @@ class Thumb:
 @dataclass(frozen=True)
 class Grey:
     shape: tuple[int, ...] = (5,)
+    grey: bool = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[:5, 3, 1].copy()
@@ -47,6 +49,7 @@ class Trap:
     """Does what the colour of a picture's corner says; anything else becomes its mean."""
 
     shape: tuple[int, ...] = (1,)
+    grey: bool = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         act = {
@@ -78,6 +81,7 @@ class KillOnce:
 
     mark: str
     shape: tuple[int, ...] = (1,)
+    grey: bool = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         if not os.path.exists(self.mark):

@@ -56,6 +56,35 @@ def test_alpha_lies_on_white() -> None:
     assert (decode(encoded(Image.fromarray(rgba, "RGBA"), "PNG")) == 255).all()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("least", [None, 48])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_grey_is_the_luma_of_the_colours(form: str, least: int | None, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(draw(2, 0, 128)[:, :70]), form, exif=exif, quality=95)
+    colours, grey = decode(data, at_least=least), decode(data, at_least=least, grey=True)
+    assert grey.shape == colours.shape[:2]
+    assert grey.dtype == np.uint8
+    assert grey.flags.c_contiguous
+    apart = np.abs(grey.astype(float) - colours @ [0.299, 0.587, 0.114])
+    # The colours of a JPEG are rounded, and cut at 0 and 255, on their way from its luma.
+    assert apart.mean() < 0.5 if form == "JPEG" else apart.max() <= 0.51
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_grey_of_every_kind_of_jpeg(mode: str, cut: bool) -> None:
+    data = encoded(Image.fromarray(draw(1, 0, 200)).convert(mode), "JPEG", quality=90)
+    data = data[: len(data) * 3 // 4] if cut else data
+    if cut:
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data, grey=True)
+    colours = decode(data, truncated="accept")
+    grey = decode(data, truncated="accept", grey=True)
+    assert np.abs(grey.astype(float) - colours @ [0.299, 0.587, 0.114]).mean() < 0.6
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "LA", "1"])
 def test_other_modes_become_rgb(mode: str) -> None:
     grey = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))

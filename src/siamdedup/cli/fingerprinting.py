@@ -221,7 +221,7 @@ def describe_pictures(catalog: Catalog, rows: IntArray, *, workers: int) -> Pass
     def one(k: int) -> npt.NDArray[np.uint8] | None:
         path = locate(catalog, int(rows[k]))
         try:
-            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path)))
+            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path), grey=True))
         except ImageError:
             return None  # in the ledger already: prepare_data has read every picture
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class InputTransform:
 
     size: int = 299
     fit: str = "letterbox"
+    grey: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, int, int]:

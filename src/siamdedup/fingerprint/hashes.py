@@ -171,7 +171,7 @@ def _thumbnails(catalog: Catalog, workers: int) -> Iterator[Bits | None]:
     def one(row: int) -> Bits | None:
         path = locate(catalog, row)
         try:
-            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path)))
+            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path), grey=True))
         except ImageError:
             return None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from siamdedup.catalog.images import luma
 
 SIDE = 64  # pixels a side: what PDQ transforms, and the multiple of 32 and 8 that the other hashes come to
 
@@ -18,11 +20,13 @@ _HALVED = 256
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """uint8 RGB (H, W, 3) -> uint8 grey (64, 64): the ``Prepare`` of the fingerprints.
+    """uint8 RGB (H, W, 3) or grey (H, W) -> uint8 grey (64, 64): the ``Prepare`` of the fingerprints.
 
     Averaged over areas (interpolated where the picture is smaller) and squashed to a square, as the papers of
     all these hashes do. Imports nothing heavy: this runs in every decoding process.
     """
+
+    grey: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -30,7 +34,7 @@ class Thumbnail:
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         # Grey first: a third of the work of averaging three channels.
-        grey: Any = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        grey: Any = pixels if pixels.ndim == 2 else luma(pixels)
         # Averages of 2 x 2 have a code path of their own, several times faster than areas of fractions of pixels.
         while min(grey.shape) >= _HALVED:
             rows, columns = grey.shape[0] // 2, grey.shape[1] // 2

@@ -17,8 +17,12 @@ class Prepare(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of what it makes of one picture."""
 
+    @property
+    def grey(self) -> bool:
+        """Whether it wants no colour: then it takes grey pixels (H, W) as well, which are decoded sooner."""
+
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
-        """uint8 RGB (H, W, 3) -> uint8 ``shape``."""
+        """uint8 RGB (H, W, 3) -> uint8 ``shape``. Grey pixels come where every feature of the pass wants them."""
 
 
 class Feature(Protocol):

@@ -74,7 +74,9 @@ def image_pass(
     """
     settings = settings or PassSettings()
     side = max(feature.side for feature in features)
-    stores = [_store(feature, cache_dir, side, settings) for feature in features]
+    grey = all(feature.prepare.grey for feature in features)
+    decoding = f"{DECODE_VERSION} grey" if grey else DECODE_VERSION
+    stores = [_store(feature, cache_dir, decoding, side, settings) for feature in features]
     with TemporaryFile() as spool:
         keys, sizes = picture_keys(catalog, spool)
         views = [store.folder / "views" / _view_name(keys) for store in stores]
@@ -93,11 +95,13 @@ def image_pass(
     return found
 
 
-def _store(feature: Feature, cache_dir: Path, side: int, settings: PassSettings) -> ShardStore:
+def _store(
+    feature: Feature, cache_dir: Path, decoding: int | str, side: int, settings: PassSettings
+) -> ShardStore:
     recipe = {
         "feature": feature.name,
         "key": feature.key,
-        "decoding": DECODE_VERSION,
+        "decoding": decoding,
         "side": side,
         "truncated": settings.truncated,
         "version": SHARD_VERSION,

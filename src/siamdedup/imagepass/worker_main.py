@@ -42,6 +42,10 @@ class Recipe:
     timeout_s: float
     truncated: str
 
+    @property
+    def grey(self) -> bool:
+        return all(prepare.grey for prepare in self.prepares)
+
     def layout(self) -> np.dtype[Any]:
         """One slot: a batch's paths on the way out, its results on the way back."""
         n = self.batch_size
@@ -112,7 +116,7 @@ def decode_slot(recipe: Recipe, slot: Slot, start: int, begin: Callable[[int], N
 def _decode_row(recipe: Recipe, slot: Slot, row: int, path: str) -> None:
     """A function of its own, so that one picture's memory is free before the next is read."""
     data = read_bytes(path)
-    pixels = decode(data, at_least=recipe.side, where=path, truncated=recipe.truncated)
+    pixels = decode(data, at_least=recipe.side, where=path, truncated=recipe.truncated, grey=recipe.grey)
     for prepare, values in zip(recipe.prepares, slot.prepared, strict=True):
         made = prepare(pixels)
         if made.shape != values.shape[1:] or made.dtype != np.uint8:

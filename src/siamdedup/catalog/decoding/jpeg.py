@@ -16,10 +16,12 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def decode_jpeg(
-    data: bytes, max_side: int | None, at_least: int | None, accept: bool
+    data: bytes, max_side: int | None, at_least: int | None, accept: bool, grey: bool = False
 ) -> npt.NDArray[np.uint8] | None:
-    """uint8 RGB (H, W, 3), upright; at a fraction of its size where it is at least twice ``max_side``, or a half, quarter
-    or eighth that still has ``at_least`` pixels on its longest side.
+    """uint8 RGB (H, W, 3), or ``grey`` (H, W), upright.
+
+    At a fraction of its size where it is at least twice ``max_side``, or a half, quarter or eighth that still has
+    ``at_least`` pixels on its longest side.
 
     None where libjpeg's plain path does not read it (CMYK, YCCK, unusual subsampling, odd headers): Pillow's turn.
 
@@ -42,8 +44,9 @@ def decode_jpeg(
         # Halves only: libjpeg has fast code for them, and they alias less than sevenths of eighths do.
         part = 1 << min(3, (longest // at_least).bit_length() - 1)
         least = (-(-height // part), -(-width // part))
+    kind = "GRAY" if grey else "RGB"
     try:
-        pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
+        pixels = simplejpeg.decode_jpeg(data, kind, min_height=least[0], min_width=least[1])
     except ValueError as error:
         # libjpeg reports its first warning. Stray bytes before the end marker come after the last pixel.
         problem = str(error)
@@ -51,15 +54,15 @@ def decode_jpeg(
         if not stray and not problem.startswith(("Premature end", "Corrupt JPEG data")):
             return None
         if not (accept or stray):
-            kind = "truncated" if problem.startswith("Premature end") else "damaged"
-            raise ImageError(f"{kind}: {problem}") from None
+            what = "truncated" if problem.startswith("Premature end") else "damaged"
+            raise ImageError(f"{what}: {problem}") from None
         try:
-            pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], strict=False)
+            pixels = simplejpeg.decode_jpeg(data, kind, min_height=least[0], min_width=least[1], strict=False)
         except ValueError:
             return None
         if not stray and pixels.min() == pixels.max():
             raise ImageError(f"truncated: nothing of the picture is there ({problem})") from None
-    return upright(pixels, orientation_of_jpeg(data))
+    return upright(pixels[:, :, 0] if grey else pixels, orientation_of_jpeg(data))
 
 
 def check_scans(data: bytes, pixels: int) -> None:
