@@ -177,7 +177,7 @@ def test_no_held_out_picture_is_in_the_pca(
         return path
 
     with monkeypatch.context() as patched:
-        patched.setattr("siamdedup.cli.fingerprinting.locate", noted)
+        patched.setattr("siamdedup.fingerprint.hashes.locate", noted)
         fitted = fit_pca(data, 1)
     assert read == {digest(read_bytes(locate(data.catalog, int(r)))) for r in data.train_rows}
     assert held_out

@@ -82,8 +82,8 @@ def decode(
             whatever the decoder gives soonest. For those who resize the pixels anyway.
         truncated: "reject", or "accept" to take what can be decoded of a cut or damaged file. The rest is grey
             in JPEGs, white in most others. WebP and AVIF decoders give all or nothing.
-        grey: uint8 (H, W) instead, the luma of ITU-R BT.601. A JPEG holds it ready: two fifths of the time are saved,
-            and levels differ by 0.02 on average from those of its RGB.
+        grey: uint8 (H, W) instead, the luma of ITU-R BT.601. A JPEG holds it ready, which saves upsampling and
+            converting its colours; levels differ a little from those of its RGB, which is rounded and cut.
 
     Raises:
         ImageError: there is no picture to be had. The problem starts with its kind: "not a picture", "truncated",

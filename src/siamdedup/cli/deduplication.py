@@ -35,7 +35,6 @@ from siamdedup.report.console import comparison_table, counts_table, point_table
 from siamdedup.report.gallery import write_page
 from siamdedup.types import Catalog
 from siamdedup.utils.hydra import require
-from siamdedup.utils.quiet import quiet
 
 
 def deduplicate(config: DictConfig) -> dict[str, Any]:
@@ -45,7 +44,6 @@ def deduplicate(config: DictConfig) -> dict[str, Any]:
         The counts of the closing table, also written to ``summary.json``.
     """
     started = time.perf_counter()
-    quiet()
     usage = "python dedup.py checkpoint=... catalog=... out=..."
     hints = {
         "checkpoint": "e.g. checkpoint=outputs/train/.../model.ckpt",

@@ -10,24 +10,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
 
-from siamdedup.catalog.images import decode, read_bytes
-from siamdedup.catalog.locate import locate
-from siamdedup.catalog.pixels import in_order
 from siamdedup.embedding.prepare import PreparedData, prepare_data, settings_from
-from siamdedup.errors import ConfigError, ImageError, OperatingPointError
+from siamdedup.errors import ConfigError, OperatingPointError
 from siamdedup.files import write_json
 from siamdedup.fingerprint.detail import TRUSTED_ALONE, TRUSTED_DETAIL, trusted
-from siamdedup.fingerprint.hashes import HASHES, SIDE_READ, Fingerprints, describe, fingerprints_of
+from siamdedup.fingerprint.hashes import HASHES, Fingerprints, describe_pictures, fingerprints_of
 from siamdedup.fingerprint.pca import SPECTRUM, PcaHash
-from siamdedup.fingerprint.thumbnail import SIDE, Thumbnail
-from siamdedup.imagepass.view import PassResult
+from siamdedup.fingerprint.thumbnail import SIDE
 from siamdedup.report.console import comparison_table, counts_table, point_lines, point_table
 from siamdedup.report.record import commit, run_record
 from siamdedup.report.runs.artefacts import OURS, write_artefacts
-from siamdedup.types import Catalog, FloatArray, IntArray, OperatingPoint, ScoredPairs
+from siamdedup.types import Catalog, FloatArray, OperatingPoint, ScoredPairs
 from siamdedup.utils.hydra import build, plain
 from siamdedup.verification.bootstrap import ranking_intervals
 from siamdedup.verification.evaluate import (
@@ -209,29 +204,6 @@ def fit_pca(data: PreparedData, workers: int) -> PcaHash:
     """The PCA hash of the pictures to learn from, each once: no held-out picture and no relisting is among them."""
     found = describe_pictures(data.catalog, np.unique(data.train_rows), workers=workers)
     return PcaHash.fit(found.arrays["spectrum"])
-
-
-def describe_pictures(catalog: Catalog, rows: IntArray, *, workers: int) -> PassResult:
-    """What ``hashes.describe`` knows of these pictures (int64 (n,), ascending), without the unreadable ones.
-
-    For what fits in memory: 4 KB a picture.
-    """
-    thumbnail = Thumbnail()
-
-    def one(k: int) -> npt.NDArray[np.uint8] | None:
-        path = locate(catalog, int(rows[k]))
-        try:
-            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path), grey=True))
-        except ImageError:
-            return None  # in the ledger already: prepare_data has read every picture
-
-    kept = [
-        (row, thumb)
-        for row, thumb in zip(rows, in_order(one, len(rows), workers), strict=True)
-        if thumb is not None
-    ]
-    thumbs = np.array([thumb for _, thumb in kept], np.uint8).reshape(-1, *thumbnail.shape)
-    return PassResult(np.array([row for row, _ in kept], np.int64), describe(thumbs), pa.table({}))
 
 
 def score_split(

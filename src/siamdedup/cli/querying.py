@@ -28,7 +28,6 @@ from siamdedup.embedding.extract import EmbeddingFeature
 from siamdedup.errors import ConfigError, ImageError, SiamdedupError
 from siamdedup.fingerprint.feature import FingerprintFeature
 from siamdedup.types import Catalog
-from siamdedup.utils.quiet import quiet
 from siamdedup.verification.distances import to_distance, to_similarity
 
 
@@ -190,7 +189,6 @@ def query(config: DictConfig) -> list[Match]:
 
     Reads ``out``, ``k``, ``json``, and ``max_distance`` to look further (or less far) than the run did.
     """
-    quiet()
     if not config.out:
         raise ConfigError("out is missing", remedy="python dedup.py query=photo.jpg out=found/")
     finder = Finder.open(config.out)

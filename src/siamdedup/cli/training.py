@@ -63,7 +63,7 @@ def train(
     """
     started = time.perf_counter()
     commit()  # of the code that is loaded now: the record is written when the run is over
-    quiet()
+    quiet()  # again: Lightning sets its own level as it is imported
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     resolve_precision(config)

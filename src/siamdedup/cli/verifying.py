@@ -23,7 +23,6 @@ from siamdedup.report.console import counts_table
 from siamdedup.report.verification_page import plus_minus, write_verification_page
 from siamdedup.types import BoolArray, Embeddings, FloatArray, IntArray, ScoredPairs
 from siamdedup.utils.hydra import plain, require
-from siamdedup.utils.quiet import quiet
 from siamdedup.verification.curves import eer
 from siamdedup.verification.distances import Float64Array, snap, to_distance, unit_rows
 from siamdedup.verification.folds import (
@@ -54,7 +53,6 @@ def verify(config: DictConfig) -> dict[str, Any]:
         What ``verification.json`` holds.
     """
     started = time.perf_counter()
-    quiet()
     settings = _settings(config)
     model = load_checkpoint(config.checkpoint)
     ledger = Ledger()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from rich.progress import track
 
 from siamdedup.catalog.images import decode, read_bytes
@@ -130,13 +131,31 @@ def fingerprint(
     the pictures themselves.
     """
     names = _known(names)
-    thumbnails = track(
-        _thumbnails(catalog, workers), "Fingerprints", catalog.n_images, disable=not progress, transient=True
-    )
-    kept = [(row, thumb) for row, thumb in enumerate(thumbnails) if thumb is not None]
-    rows = np.array([row for row, _ in kept], np.int64)
-    thumbs = np.array([thumb for _, thumb in kept], np.uint8).reshape(-1, *Thumbnail().shape)
-    return _chosen(describe(thumbs), rows, names)
+    rows = np.arange(catalog.n_images, dtype=np.int64)
+    return fingerprints_of(describe_pictures(catalog, rows, workers=workers, progress=progress), names)
+
+
+def describe_pictures(
+    catalog: Catalog, rows: IntArray, *, workers: int, progress: bool = False
+) -> PassResult:
+    """What ``describe`` knows of these pictures (int64 (n,), ascending), without the unreadable ones.
+
+    For what fits in memory: 4 KB a picture. No ledger: the table of those left out is empty.
+    """
+    thumbnail = Thumbnail()
+
+    def one(k: int) -> Bits | None:
+        path = locate(catalog, int(rows[k]))
+        try:
+            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path), grey=True))
+        except ImageError:
+            return None
+
+    read = in_order(one, len(rows), workers)
+    shown = track(read, "Fingerprints", len(rows), disable=not progress, transient=True)
+    kept = [(row, thumb) for row, thumb in zip(rows, shown, strict=True) if thumb is not None]
+    thumbs = np.array([thumb for _, thumb in kept], np.uint8).reshape(-1, *thumbnail.shape)
+    return PassResult(np.array([row for row, _ in kept], np.int64), describe(thumbs), pa.table({}))
 
 
 def fingerprints_of(found: PassResult, names: Sequence[str] = ("dhash", "phash")) -> dict[str, Fingerprints]:
@@ -162,17 +181,3 @@ def _known(names: Sequence[str]) -> Sequence[str]:
     if unknown := set(names) - set(HASHES):
         raise ValueError(f"no fingerprint {sorted(unknown)}; there are {HASHES}")
     return names
-
-
-def _thumbnails(catalog: Catalog, workers: int) -> Iterator[Bits | None]:
-    """In the order of the images, a bounded number ahead; None where a picture cannot be read."""
-    thumbnail = Thumbnail()
-
-    def one(row: int) -> Bits | None:
-        path = locate(catalog, row)
-        try:
-            return thumbnail(decode(read_bytes(path), at_least=SIDE_READ, where=str(path), grey=True))
-        except ImageError:
-            return None
-
-    return in_order(one, catalog.n_images, workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,11 @@ class Prepare(Protocol):
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
         """uint8 RGB (H, W, 3) -> uint8 ``shape``. Grey pixels come where every feature of the pass wants them."""
+
+
+def all_grey(prepares: Iterable[Prepare]) -> bool:
+    """Whether none of them wants colour, so that pictures are decoded to grey."""
+    return all(prepare.grey for prepare in prepares)
 
 
 class Feature(Protocol):

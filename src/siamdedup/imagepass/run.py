@@ -17,7 +17,7 @@ from siamdedup.catalog.images import DECODE_VERSION
 from siamdedup.catalog.ledger import Ledger
 from siamdedup.catalog.unreadable import note_unreadable
 from siamdedup.imagepass.blocks import Block, picture_keys
-from siamdedup.imagepass.feature import Feature
+from siamdedup.imagepass.feature import Feature, all_grey
 from siamdedup.imagepass.shards import Keys, ShardStore
 from siamdedup.imagepass.view import PassResult, ViewWriter, is_settled, open_view
 from siamdedup.imagepass.workers import Decoded, DecodePool
@@ -74,7 +74,7 @@ def image_pass(
     """
     settings = settings or PassSettings()
     side = max(feature.side for feature in features)
-    grey = all(feature.prepare.grey for feature in features)
+    grey = all_grey(feature.prepare for feature in features)
     decoding = f"{DECODE_VERSION} grey" if grey else DECODE_VERSION
     stores = [_store(feature, cache_dir, decoding, side, settings) for feature in features]
     with TemporaryFile() as spool:

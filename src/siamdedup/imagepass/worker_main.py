@@ -41,10 +41,7 @@ class Recipe:
     batch_size: int
     timeout_s: float
     truncated: str
-
-    @property
-    def grey(self) -> bool:
-        return all(prepare.grey for prepare in self.prepares)
+    grey: bool
 
     def layout(self) -> np.dtype[Any]:
         """One slot: a batch's paths on the way out, its results on the way back."""

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from siamdedup.imagepass.feature import Prepare
+from siamdedup.imagepass.feature import Prepare, all_grey
 from siamdedup.imagepass.supervisor import Supervisor, Task
 from siamdedup.imagepass.worker_main import Recipe, Slot, decode_slot
 from siamdedup.types import IntArray
@@ -76,7 +76,7 @@ class DecodePool:
             raise ValueError("side and batch_size must be at least 1, workers at least 0, timeout_s above 0")
         if truncated not in ("reject", "accept"):
             raise ValueError(f"truncated must be 'reject' or 'accept', not {truncated!r}")
-        recipe = Recipe(tuple(prepares), side, batch_size, timeout_s, truncated)
+        recipe = Recipe(tuple(prepares), side, batch_size, timeout_s, truncated, all_grey(prepares))
         n_slots = _DEPTH * workers + 1  # the one is with the consumer
         self._recipe, self._in_process = recipe, workers == 0
         self._supervisor = Supervisor(recipe, workers, n_slots, start_method)
