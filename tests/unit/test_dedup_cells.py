@@ -10,7 +10,7 @@ from dedup_helpers import assert_same_pairs, clustered, naive_join
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from siamdedup.dedup import tiles
+from siamdedup.dedup import tiles, vnni
 from siamdedup.dedup.cells import run
 from siamdedup.dedup.cells.join import EXACT_BELOW, CellJoin
 from siamdedup.dedup.join import exact_self_join
@@ -69,8 +69,8 @@ def test_exact_and_below_whatever_multiplies(monkeypatch):
     vectors, _ = planted(2000, dtype=np.float32)
     wanted = exact_self_join(vectors, 0.8)
     assert len(wanted) > 1000
-    for small, half in ((True, True), (False, True), (False, False)):
-        monkeypatch.setattr(tiles, "fast_int8", lambda _, small=small: small)
+    for small, half in ((vnni.available(), True), (False, True), (False, False)):
+        monkeypatch.setattr(vnni, "available", lambda small=small: small)
         monkeypatch.setattr(tiles, "fast_bfloat16", lambda half=half: half)
         assert_same_pairs(CellJoin(1, cells=40).self_join(vectors, 0.8), wanted)
         results = []

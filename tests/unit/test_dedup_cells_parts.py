@@ -12,12 +12,12 @@ from scipy.stats import kstest
 
 from siamdedup.dedup.cells import effort
 from siamdedup.dedup.cells.assign import MAX_VISITS, Assigner
-from siamdedup.dedup.cells.centres import Centres, sample_rows
+from siamdedup.dedup.cells.centres import Centres
 from siamdedup.dedup.cells.effort import choose_margin, displaced, exact_margin, margins
 from siamdedup.dedup.cells.scan import Members
 from siamdedup.dedup.join import ImagePairs, exact_self_join
 from siamdedup.dedup.kernels import bits
-from siamdedup.dedup.rows import in_memory
+from siamdedup.dedup.rows import in_memory, sample_rows
 
 
 def unit(x):

@@ -18,6 +18,7 @@ from dedup_helpers import assert_same_pairs
 from siamdedup.dedup.cells import run
 from siamdedup.dedup.cells.join import CellJoin
 from siamdedup.dedup.cells.merge import open_pairs
+from siamdedup.dedup.cells.scan import scan
 from siamdedup.dedup.cells.work import Work, disk_errors
 from siamdedup.errors import SiamdedupError
 
@@ -49,7 +50,7 @@ class KilledError(BaseException):
     """As an interrupt from the keyboard: no Exception."""
 
 
-def test_killed_anywhere_and_resumed(whole, tmp_path):
+def test_killed_anywhere_and_resumed(whole, tmp_path, monkeypatch):
     """After each report of progress: the same bytes, and no finished part made again."""
     folder, wanted = whole
     calls = []
@@ -64,10 +65,16 @@ def test_killed_anywhere_and_resumed(whole, tmp_path):
 
         with pytest.raises(KilledError):
             join(broken, report)
-        before = parts(broken)
-        got = join(broken)
+        before, calls = parts(broken), []
+        with monkeypatch.context() as patched:
+            patched.setattr(run, "scan", lambda *given, calls=calls: calls.append(1) or scan(*given))
+            got = join(broken)
         after = parts(broken)
-        assert before.items() <= after.items()  # names and times of writing
+        near = {name for name in before if name.startswith("near-")}  # looked at again, they become pairs
+        assert len(calls) == sum(name.startswith("pairs-") for name in after) - len(
+            near | {name.replace("pairs-", "near-") for name in before if name.startswith("pairs-")}
+        )
+        assert {name: at for name, at in before.items() if name not in near}.items() <= after.items()
         assert content(broken) == content(folder)
         assert_same_pairs(got, wanted)
         assert after.keys() == parts(folder).keys()
@@ -85,8 +92,10 @@ def test_killed_twice_and_again(whole, tmp_path):
 
         with pytest.raises(KilledError):
             join(broken, report)
-        assert before.items() <= parts(broken).items()
-        before = parts(broken)
+        now = parts(broken)
+        assert {name for name in before if not name.startswith("near-")} <= now.keys()
+        assert all(at == now.get(name, at) for name, at in before.items())
+        before = now
     join(broken)
     assert content(broken) == content(whole[0])
 

@@ -142,14 +142,12 @@ def test_survey_tells_rows_apart(kind, word):
     assert len(np.unique(which * len(rows) + code)) == which.max() + 1 == code.max() + 1
 
 
-def run_tile(scores, columns, floor, raw, rows, cols, minimum, which, cells=NO_CELLS, room=1 << 12):
-    out = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
+def run_tile(scores, columns, floor, rows, cols, which, cells=NO_CELLS, room=1 << 12):
+    out = np.empty(room, np.int64), np.empty(room, np.int64)
     first, found = 0, []
     while first < len(rows):
-        count, first = kernels.tile_pairs(
-            scores, columns, floor, raw, rows, cols, minimum, first, out, which, cells
-        )
-        found += [(int(a), int(b), float(s)) for a, b, s in zip(*(o[:count] for o in out), strict=True)]
+        count, first = kernels.tile_pairs(scores, columns, floor, rows, cols, first, out, which, cells)
+        found += zip(*(o[:count].tolist() for o in out), strict=True)
     assert first == len(rows)
     return found
 
@@ -165,20 +163,23 @@ def test_tile_pairs_all_and_upper(dtype, room):
     scores[:, :40] = unit[rows] @ unit[cols].T
     tile = scores.reshape(37, 1, CHUNK)
     for which in (ALL, UPPER):
-        got = run_tile(
-            tile, 40, np.float32(0.7 - 1e-4), kernels.bits(x), rows, cols, 0.7, which, room=max(room, 40)
-        )
+        got = run_tile(tile, 40, np.float32(0.7), rows, cols, which, room=max(room, 40))
         wanted = [
             (min(a, b), max(a, b))
             for a, b in itertools.product(rows.tolist(), cols.tolist())
             if a != b and unit[a] @ unit[b] >= 0.7 and (which == ALL or b > a)
         ]
         assert len(wanted) > 20
-        assert sorted(p[:2] for p in got) == sorted(wanted)  # ALL: a pair of common rows twice
-        for a, b, s in got:
-            assert s == pytest.approx(unit[a] @ unit[b], abs=1e-7)
-    # What does not reach the floor is not looked at, however alike: scores decide.
-    assert not run_tile(tile * 0 - 1, 40, np.float32(0.5), kernels.bits(x), rows, cols, 0.7, ALL)
+        assert sorted(got) == sorted(wanted)  # ALL: a pair of common rows twice
+    # Of what may pass, the cosines of the rows as stored decide.
+    left, right = rng.integers(0, 90, (2, 1000))
+    cosine, similarity = (unit[left] * unit[right]).sum(1), np.empty(1000, np.float32)
+    kept = (left[cosine >= 0.7], right[cosine >= 0.7])
+    count = kernels.keep_passing(kernels.bits(x), left, right, 0.7, similarity)
+    assert 50 < count == len(kept[0]) < 1000
+    assert (left[:count] == kept[0]).all()
+    assert (right[:count] == kept[1]).all()
+    np.testing.assert_allclose(similarity[:count], cosine[cosine >= 0.7], atol=1e-7)
 
 
 def test_tile_pairs_of_cells_give_each_pair_to_one_cell():
@@ -201,9 +202,7 @@ def test_tile_pairs_of_cells_give_each_pair_to_one_cell():
             scores = np.full((len(inside), CHUNK), -1, np.float32)
             scores[:, : len(cols)] = unit[inside] @ unit[cols].T
             tile = scores.reshape(len(inside), 1, CHUNK)
-            found += run_tile(
-                tile, len(cols), np.float32(0.49), kernels.bits(x), inside, cols, 0.5, which, (cell, *context)
-            )
+            found += run_tile(tile, len(cols), np.float32(0.5), inside, cols, which, (cell, *context))
     wanted = [
         (a, b)
         for a, b in itertools.combinations(range(n), 2)
@@ -212,4 +211,4 @@ def test_tile_pairs_of_cells_give_each_pair_to_one_cell():
         and (home[a] == home[b] or visits[a, home[b]] or visits[b, home[a]])
     ]
     assert len(wanted) > 50
-    assert sorted(p[:2] for p in found) == wanted
+    assert sorted(found) == wanted

@@ -8,9 +8,10 @@ import torch
 from cells_helpers import assert_exact, unit64
 from dedup_helpers import assert_same_pairs, clustered
 
-from siamdedup.dedup import join, tiles
-from siamdedup.dedup.join import exact_row_join, exact_self_join
-from siamdedup.dedup.kernels import UPPER, bits
+from siamdedup.dedup import join, tiles, vnni
+from siamdedup.dedup.codes import CodeTiles
+from siamdedup.dedup.join import best_tiles, exact_row_join, exact_self_join, passing
+from siamdedup.dedup.kernels import UPPER
 from siamdedup.dedup.tiles import Tiles, guard_band, in_parallel, ready_rows
 
 
@@ -29,14 +30,10 @@ def worst_rows(count, rng):
 
 
 def round_to(kind, monkeypatch):
-    monkeypatch.setattr(tiles, "fast_int8", lambda dim: kind == "int8" and dim > 1)
     monkeypatch.setattr(tiles, "fast_bfloat16", lambda: kind == "bfloat16")
 
 
-KINDS = ["int8", "bfloat16", "float32"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
 def test_no_rounding_crosses_the_guard_band(kind, monkeypatch):
     """Pairs exactly at the threshold, for many thresholds and the worst rows there are."""
     round_to(kind, monkeypatch)
@@ -50,9 +47,9 @@ def test_no_rounding_crosses_the_guard_band(kind, monkeypatch):
     for threshold in values.tolist():
         here = Tiles(x, threshold - 1e-12)
         assert here.kind == kind
-        found = list(here.pairs(here.rows(ids), ids, here.rows(ids), ids, UPPER))
-        count = sum(len(part.left) for part in found)
-        assert count == (np.triu(cosine >= threshold - 1e-12, 1)).sum()
+        near = list(here.near(here.rows(ids), ids, ids, UPPER))
+        found = [passing(x, left, right, threshold - 1e-12) for left, right in near]
+        assert sum(map(len, found)) == (np.triu(cosine >= threshold - 1e-12, 1)).sum()
 
 
 @pytest.mark.parametrize("dim", [1, 16, 100, 768])
@@ -74,60 +71,18 @@ def test_scores_stay_within_the_guard_band(dim, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("dim", [1, 7, 64, 100, 768])
-def test_integer_scores_stay_within_their_band(dim, dtype, monkeypatch):
-    """Of rows of any length: integers stand for them at unit norm."""
-    round_to("int8", monkeypatch)
-    rng = np.random.default_rng(dim)
-    x = (clustered(300, dim, dtype=np.float32, spread=0.5) * rng.uniform(0.1, 9, (300, 1))).astype(dtype)
-    length, band = tiles._integers(bits(x))
-    ids, cosine = np.arange(300), unit64(x) @ unit64(x).T
-    codes = ready_rows(bits(x), ids, "int8", length).numpy()
-    assert np.abs(codes.astype(int)).max() == 127
-    scores = codes[:300].astype(np.int64) @ codes[:300].astype(np.int64).T / length**2
-    assert np.abs(scores - cosine).max() <= band
-    here = Tiles(x, 0.6)
-    assert here.kind == ("int8" if dim > 1 and band <= tiles.WIDEST_BAND else "float32")
-    if here.kind == "int8":
-        given = here.scores(here.rows(ids), 256, here.rows(ids), 300).reshape(256, -1)[:, :300]
-        assert np.array_equal(given / length**2, scores[:256])
-
-
-def test_integers_are_used_only_where_the_product_is_right(monkeypatch):
-    tiles.fast_int8.cache_clear()
-    monkeypatch.setattr(tiles, "_faster", lambda *_: True)
-    found = {dim: tiles.fast_int8(dim) for dim in (1, 2, 3, 16, 100, 128)}
-    tiles.fast_int8.cache_clear()
-    for dim, used in found.items():
-        a = torch.randint(-127, 128, (32, dim), dtype=torch.int8)
-        if used:
-            assert torch.equal(torch._int_mm(a, a.T), a.int() @ a.int().T)
-    monkeypatch.delattr(torch, "_int_mm", raising=False)
-    assert not tiles.fast_int8(128)
-    tiles.fast_int8.cache_clear()
-
-
-def test_a_large_coordinate_leaves_integers_too_little(monkeypatch):
-    """One row along an axis: the others would be a few steps each. And what is measured covers what is lost."""
-    round_to("int8", monkeypatch)
-    x = clustered(500, 128, dtype=np.float32, spread=0.5)
-    assert Tiles(x, 0.9).kind == "int8"
-    x[7] = np.eye(128, dtype=np.float32)[3]
-    assert tiles._integers(x)[1] > tiles.WIDEST_BAND
-    assert Tiles(x, 0.9).kind == "float32"
-    # A floor of 0 or less would let half of all pairs pass.
-    assert Tiles(x[8:], tiles.WIDEST_BAND).kind == "float32"
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("threshold", [0.4, 0.8, 0.95])
 def test_all_scans_give_the_same(dtype, threshold, monkeypatch):
     x = clustered(4300, 24, dtype=dtype, spread=0.3)  # more than a tile's columns
-    monkeypatch.setattr(join, "_MANY", 300)  # rows, from which on integers are used
+    monkeypatch.setattr(join, "_MANY", 300)  # rows, from which on codes are made
     sample, results = np.random.default_rng(0).choice(4300, 333, replace=False), []
-    for kind in KINDS:
+    for kind in ["codes", "bfloat16", "float32"]:
         round_to(kind, monkeypatch)
-        assert Tiles(x, threshold).kind == kind
+        if kind == "codes":
+            assert not vnni.available() or isinstance(best_tiles(x, threshold, 4300), CodeTiles)
+        else:
+            monkeypatch.setattr(vnni, "available", lambda: False)
+            assert best_tiles(x, threshold, 4300).kind == kind
         results.append((exact_self_join(x, threshold), exact_row_join(x, sample, threshold)))
     whole, part = results[-1]
     assert len(whole) > 100
@@ -138,13 +93,6 @@ def test_all_scans_give_the_same(dtype, threshold, monkeypatch):
     touch = np.isin(whole.left, sample) | np.isin(whole.right, sample)
     for column in ("left", "right", "similarity"):
         np.testing.assert_array_equal(getattr(part, column), getattr(whole, column)[touch])
-
-
-def test_ready_rows_that_do_not_fit_are_read_again(monkeypatch):
-    x = clustered(700, 12)
-    wanted = exact_self_join(x, 0.6, tile=100)
-    monkeypatch.setattr("siamdedup.dedup.join._READY", 100)
-    assert_same_pairs(exact_self_join(x, 0.6, tile=100), wanted)
 
 
 def test_layouts_of_the_same_values():

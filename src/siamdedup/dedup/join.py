@@ -21,6 +21,8 @@ from siamdedup.types import FloatArray, IntArray
 if TYPE_CHECKING:  # torch takes seconds to import, and whoever only needs ImagePairs need not wait
     import torch
 
+    from siamdedup.dedup.tiles import Finder
+
 Vectors = npt.NDArray[Any]  # float16 or float32 (n, d), memory map welcome
 Progress = Callable[[int, int], None]
 TOLERANCE = 1e-6
@@ -28,8 +30,8 @@ TOLERANCE = 1e-6
 from similarity to distance and back (6e-8 each), still keeps the pairs that lie exactly on it."""
 
 _RESCORE = 1 << 22  # values per rescored block: 32 MB in float64
-_MANY = 1000  # rows whose products with all others take longer than reading all of them twice
-_READY = 1 << 28  # values that are made ready at once: 512 MB in bfloat16
+_MANY = 1000  # rows whose products with all others take longer than coding all of them
+_COLUMNS = 1 << 16  # that a thread compares with all rows asked for
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,15 @@ def _strips(
             yield some
         return
     from siamdedup.dedup.kernels import UPPER
-    from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
+    from siamdedup.dedup.tiles import in_parallel
 
     check_rows(vectors)
-    tiles = Tiles(vectors, minimum, integers=n >= _MANY)
-    # All of them made ready once, where they fit; else each strip reads the rest of the catalogue again.
-    ready = tiles.rows(np.arange(n)) if vectors.size < _READY else None
+    tiles = best_tiles(vectors, minimum, n)
 
     def strip(lo: int) -> list[ImagePairs]:
-        ids = np.arange(lo, min(n, lo + tile))
-        rows, parts = tiles.rows(ids) if ready is None else ready[lo:], []
-        for left in range(lo, n, COLUMNS):
-            others = np.arange(left, min(n, left + COLUMNS))
-            columns = tiles.rows(others) if ready is None else ready[left:]
-            parts += [ImagePairs(*found) for found in tiles.pairs(rows, ids, columns, others, UPPER)]
+        ids, parts = np.arange(lo, min(n, lo + tile)), []
+        for found in tiles.near(tiles.rows(ids), ids, np.arange(lo, n), UPPER):
+            parts.append(passing(vectors, *found, minimum))
             check_budget(sum(map(len, parts)), max_pairs)  # a strip of a hot group alone may not fit
         return parts
 
@@ -146,13 +143,17 @@ def exact_row_join(
     tile: int = 4096,
     device: str = "cpu",
     progress: Progress | None = None,
+    tiles: Finder | None = None,
 ) -> ImagePairs:
-    """The pairs of ``exact_self_join`` that touch at least one of ``rows``: the oracle on a sample."""
+    """The pairs of ``exact_self_join`` that touch at least one of ``rows``: the oracle on a sample.
+
+    ``tiles``: made of ``vectors``, which were checked then, for a threshold that is not above this one.
+    """
     check_join(vectors, min_similarity)
     n, minimum, parts = len(vectors), min_similarity - TOLERANCE, []
     rows = np.unique(np.asarray(rows, np.int64))
     with full_precision():
-        for found in _row_parts(vectors, rows, minimum, tile, resolve_device(device), progress):
+        for found in _row_parts(vectors, rows, minimum, tile, resolve_device(device), progress, tiles):
             other = (
                 found.left != found.right
             )  # self is dropped by id: an equal row at another id is a duplicate
@@ -162,7 +163,13 @@ def exact_row_join(
 
 
 def _row_parts(
-    vectors: Vectors, rows: IntArray, minimum: float, tile: int, device: str, progress: Progress | None
+    vectors: Vectors,
+    rows: IntArray,
+    minimum: float,
+    tile: int,
+    device: str,
+    progress: Progress | None,
+    tiles: Finder | None,
 ) -> Iterator[ImagePairs]:
     """Pairs (one of ``rows``, any row), with themselves and either way round."""
     n = len(vectors)
@@ -178,36 +185,55 @@ def _row_parts(
                 yield ImagePairs(ids[found.left], found.right + j * tile, found.similarity)
         return
     from siamdedup.dedup.kernels import ALL
-    from siamdedup.dedup.tiles import COLUMNS, Tiles, in_parallel
+    from siamdedup.dedup.tiles import in_parallel
 
-    check_rows(vectors)
-    tiles = Tiles(vectors, minimum, integers=len(rows) >= _MANY)
+    if tiles is None:
+        check_rows(vectors)
+        tiles = best_tiles(vectors, minimum, len(rows))
     queries = tiles.rows(rows)
 
     def columns(lo: int) -> list[ImagePairs]:
-        parts = []
-        for left in range(lo, min(n, lo + 16 * COLUMNS), COLUMNS):
-            ids = np.arange(left, min(n, left + COLUMNS))
-            parts += [ImagePairs(*found) for found in tiles.pairs(queries, rows, tiles.rows(ids), ids, ALL)]
-        return parts
+        found = tiles.near(queries, rows, np.arange(lo, min(n, lo + _COLUMNS)), ALL)
+        return [passing(vectors, *some, minimum) for some in found]
 
-    starts = range(0, n, 16 * COLUMNS)
+    starts = range(0, n, _COLUMNS)
     for done, parts in enumerate(in_parallel(columns, starts), 1):
         yield from parts
         if progress:
             progress(done, len(starts))
 
 
+def best_tiles(vectors: Vectors, minimum: float, n_rows: int, *, share: float = 1.0) -> Finder:
+    """What finds the rows near to ``n_rows`` of these fastest here; ``share`` as ``Codes.make`` has it."""
+    from siamdedup.dedup.codes import Codes, CodeTiles
+    from siamdedup.dedup.tiles import Tiles
+
+    codes = Codes.make(vectors, minimum, share=share) if n_rows >= _MANY else None
+    return Tiles(vectors, minimum) if codes is None else CodeTiles(codes, minimum)
+
+
+def passing(vectors: Vectors, left: IntArray, right: IntArray, minimum: float) -> ImagePairs:
+    """Those of the pairs whose cosine is at least ``minimum``, in their order. Overwrites ``left`` and ``right``."""
+    from siamdedup.dedup.kernels import bits, keep_passing
+
+    similarity = np.empty(len(left), np.float32)
+    kept = keep_passing(bits(vectors), left, right, minimum, similarity)
+    return ImagePairs(left[:kept], right[:kept], similarity[:kept])
+
+
 def check_rows(vectors: Vectors) -> None:
     """Raises SiamdedupError where a row is zero or not finite, naming the first."""
     from siamdedup.dedup.kernels import bits, first_unusable
+    from siamdedup.dedup.rows import reader
     from siamdedup.dedup.tiles import in_parallel
 
-    raw, block = bits(vectors), 1 << 18
-    starts = range(0, len(raw), block)
-    for lo, at in zip(
-        starts, in_parallel(lambda lo: first_unusable(raw[lo : lo + block]), starts), strict=True
-    ):
+    read, n, block = reader(vectors), len(vectors), 1 << 16
+    starts = range(0, n, block)
+
+    def first(lo: int) -> int:
+        return int(first_unusable(bits(read(lo, min(n, lo + block)))))
+
+    for lo, at in zip(starts, in_parallel(first, starts), strict=True):
         if at >= 0:
             _refuse(lo + at)
 

@@ -47,7 +47,7 @@ def _widen(x):  # type: ignore[no-untyped-def]
 
 
 def narrow(value, like):  # type: ignore[no-untyped-def]
-    """A float32 as ``like`` is stored: itself, the bits of the nearest bfloat16 (ties to even), or the nearest int8."""
+    """A float32 as ``like`` is stored: itself, or the bits of the nearest bfloat16 (ties to even)."""
     raise NotImplementedError
 
 
@@ -58,8 +58,6 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
         odd = np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(1))
         return np.uint16(np.uint32(u + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
-    if like == types.int8:  # of -127..127; a half is added and the rest cut off, which is wide instructions
-        return lambda value, like: np.int8(np.int32(value + np.float32(127.5)) - np.int32(127))  # noqa: ARG005
     return bfloat16 if like == types.uint16 else (lambda value, like: value)  # noqa: ARG005
 
 
@@ -78,27 +76,31 @@ def _prefetch(typing, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
     return types.void(types.intp), emit
 
 
-@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
-def unit_rows(raw, ids, out, length=1.0):  # type: ignore[no-untyped-def]
-    """Rows ``ids`` of ``raw`` (n, d), at unit norm, into ``out`` (m, d): float32, uint16 for bfloat16, or int8.
+@njit(nogil=True, inline="always")
+def ask(rows, at):  # type: ignore[no-untyped-def]
+    """Asks memory for a row of a contiguous array."""
+    begin = rows.ctypes.data + np.int64(at) * rows.strides[0]
+    for line in range(begin, begin + rows.shape[1] * rows.itemsize, LINE):
+        _prefetch(line)
 
-    ``length``: they are made this long; integers need it. Rows far apart in memory take three times as long where they
-    are not asked for ahead.
+
+@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
+def unit_rows(raw, ids, out):  # type: ignore[no-untyped-def]
+    """Rows ``ids`` of ``raw`` (n, d), at unit norm, into ``out`` (m, d): float32, or uint16 for bfloat16.
+
+    Rows far apart in memory take three times as long where they are not asked for ahead.
     """
     dim, count = raw.shape[1], ids.shape[0]
-    start, apart = raw.ctypes.data, raw.strides[0]
     row = np.empty(dim, np.float32)
     for i in range(count):
         if i + AHEAD < count:
-            begin = start + np.int64(ids[i + AHEAD]) * apart
-            for line in range(begin, begin + dim * raw.itemsize, LINE):
-                _prefetch(line)
+            ask(raw, ids[i + AHEAD])
         stored, target = raw[ids[i]], out[i]
         square = 0.0
         for k in range(dim):
             row[k] = widen(stored[k])
             square += np.float64(row[k]) * np.float64(row[k])
-        scale = length / np.sqrt(square)
+        scale = 1.0 / np.sqrt(square)
         for k in range(dim):
             target[k] = narrow(np.float32(row[k] * scale), target[k])
 
@@ -120,37 +122,6 @@ def cosines(raw, left, right, out):  # type: ignore[no-untyped-def]
     """``cosine`` of rows ``left[i]`` and ``right[i]`` into ``out`` float64 (m,)."""
     for i in range(left.shape[0]):
         out[i] = cosine(raw[left[i]], raw[right[i]])
-
-
-@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
-def largest(raw):  # type: ignore[no-untyped-def]
-    """The largest absolute value of a coordinate of ``raw`` (n, d) at unit norm, float64; no row is zero."""
-    most = 0.0
-    for i in range(raw.shape[0]):
-        square, peak = 0.0, np.float32(0)
-        for k in range(raw.shape[1]):
-            value = widen(raw[i, k])
-            square += np.float64(value) * np.float64(value)
-            peak = max(peak, abs(value))
-        most = max(most, peak / np.sqrt(square))
-    return most
-
-
-@njit(nogil=True, cache=True, fastmath=REASSOCIATE, error_model="numpy")
-def rounding(raw, rounded, length):  # type: ignore[no-untyped-def]
-    """How far, at most, a row of ``raw`` at unit norm is from the same row of ``rounded`` / ``length``; float64."""
-    most = 0.0
-    for i in range(raw.shape[0]):
-        square, apart = 0.0, 0.0
-        for k in range(raw.shape[1]):
-            value = np.float64(widen(raw[i, k]))
-            square += value * value
-        scale = 1.0 / np.sqrt(square)
-        for k in range(raw.shape[1]):
-            gap = np.float64(widen(raw[i, k])) * scale - np.float64(rounded[i, k]) / length
-            apart += gap * gap
-        most = max(most, apart)
-    return np.sqrt(most)
 
 
 @njit(nogil=True, cache=True)
@@ -203,7 +174,7 @@ def any_passing(scores, floor):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _contains(ids, wanted):  # type: ignore[no-untyped-def]
+def contains(ids, wanted):  # type: ignore[no-untyped-def]
     """Whether ascending ``ids`` hold ``wanted``."""
     low, high = 0, ids.shape[0]
     while low < high:
@@ -216,25 +187,22 @@ def _contains(ids, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def tile_pairs(scores, columns, floor, raw, row_ids, column_ids, minimum, first, out, which, cells):  # type: ignore[no-untyped-def]
-    """Pairs of a tile whose exact cosine is at least ``minimum``, found among its rounded scores.
+def tile_pairs(scores, columns, floor, row_ids, column_ids, first, out, which, cells):  # type: ignore[no-untyped-def]
+    """Pairs of a tile whose rounded score passes.
 
     Args:
         scores: (rows, chunks, CHUNK); only the first ``columns`` of a row mean anything.
-        floor: what a score must reach for its pair to be looked at.
-        row_ids, column_ids: rows of ``raw``.
+        floor: what a score must reach.
+        row_ids, column_ids: rows of the catalogue.
         first: row of the tile to start at.
-        out: (left, right, similarity) arrays.
-        which: ALL but a row with itself, UPPER (column id above row id), or CELL: the rows are at home in one cell,
-            the columns visit it, and a pair that another cell sees too belongs to the smaller of both.
-        cells: for CELL (cell, home of every row of ``raw``, where the visitors of each cell start, the visitors).
+        out: (left, right) arrays.
+        which, cells: as ``wanted`` has them.
 
     Returns:
         (pairs written, row to go on at: the number of rows at the end). A row is begun only where ``out`` has room for
         all its columns.
     """
-    left, right, similarity = out
-    cell, home, start, visitors = cells
+    left, right = out
     count = 0
     for i in range(first, scores.shape[0]):
         if count + columns > left.shape[0]:
@@ -246,17 +214,42 @@ def tile_pairs(scores, columns, floor, raw, row_ids, column_ids, minimum, first,
                 continue
             for k in range(chunk.shape[0]):
                 j = q * chunk.shape[0] + k
-                if j >= columns or not chunk[k] >= floor:
-                    continue
-                b = np.int64(column_ids[j])
-                if a == b or (which == UPPER and b < a):  # self goes by id
-                    continue
-                if which == CELL:
-                    other = home[b]
-                    if other < cell and _contains(visitors[start[other] : start[other + 1]], a):
-                        continue
-                value = cosine(raw[a], raw[b])
-                if value >= minimum:
-                    left[count], right[count], similarity[count] = min(a, b), max(a, b), value
-                    count += 1
+                if j < columns and chunk[k] >= floor:
+                    b = np.int64(column_ids[j])
+                    if wanted(a, b, which, cells):
+                        left[count], right[count] = min(a, b), max(a, b)
+                        count += 1
     return count, scores.shape[0]
+
+
+@njit(nogil=True, cache=True)
+def wanted(a, b, which, cells):  # type: ignore[no-untyped-def]
+    """Whether this is the place for the pair of a row and a column.
+
+    Args:
+        which: ALL but a row with itself, UPPER (column id above row id), or CELL: the rows are at home in one cell,
+            the columns visit it, and a pair that another cell sees too belongs to the smaller of both.
+        cells: for CELL (cell, home of every row, where the visitors of each cell start, the visitors).
+    """
+    if a == b or (which == UPPER and b < a):  # self goes by id
+        return False
+    if which != CELL:
+        return True
+    cell, home, start, visitors = cells
+    other = home[b]
+    return not (other < cell and contains(visitors[start[other] : start[other + 1]], a))
+
+
+@njit(nogil=True, cache=True)
+def keep_passing(raw, left, right, minimum, similarity):  # type: ignore[no-untyped-def]
+    """Moves the pairs whose cosine is at least ``minimum`` to the front, and writes it; returns how many they are."""
+    kept = 0
+    for i in range(left.shape[0]):
+        if i + AHEAD < left.shape[0]:
+            ask(raw, left[i + AHEAD])
+            ask(raw, right[i + AHEAD])
+        value = cosine(raw[left[i]], raw[right[i]])
+        if value >= minimum:
+            left[kept], right[kept], similarity[kept] = left[i], right[i], value
+            kept += 1
+    return kept

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,22 +38,50 @@ def scored(
 def in_memory(vectors: Vectors, budget: int) -> Vectors:
     """A copy in memory of a mapped file's rows where they take at most ``budget`` bytes, else ``vectors`` themselves.
 
-    Rows are then fetched three times as fast: memory comes in large pages, and a file's mostly does not. The file is
-    read, not copied from its mapping, which would count twice.
+    Rows are then fetched three times as fast: memory comes in large pages, and a file's mostly does not.
     """
-    # A view of a map says where its file begins, not where it does itself.
-    stored = vectors if isinstance(vectors, np.memmap) else None
-    if stored is None or not isinstance(cast(Any, stored).base, mmap.mmap) or not stored.filename:
+    if _file_of(vectors) is None or vectors.nbytes > budget or not len(vectors):
         return vectors
-    if not vectors.flags.c_contiguous or vectors.nbytes > budget or not len(vectors):
-        return vectors
-    out = np.empty(vectors.shape, vectors.dtype)
-    with Path(stored.filename).open("rb", buffering=0) as file:
-        file.seek(stored.offset)
-        plain = out.reshape(-1).view(np.uint8).data
-        while len(plain):
-            read = file.readinto(plain[: 1 << 26])
-            if not read:
-                raise SiamdedupError("was cut short while it was read", where=str(stored.filename))
-            plain = plain[read:]
-    return out
+    return reader(vectors)(0, len(vectors))
+
+
+def reader(vectors: Vectors) -> Callable[[int, int], Vectors]:
+    """Rows lo..hi-1 of ``vectors``, which threads may ask for.
+
+    Those of a mapped file are read from it, not copied from its mapping: pages once touched there would stay with the
+    process, all of the file in the end.
+    """
+    stored = _file_of(vectors)
+    if stored is None:
+        return lambda lo, hi: vectors[lo:hi]
+    name, size = str(stored.filename), vectors.dtype.itemsize * vectors.shape[1]
+
+    def read(lo: int, hi: int) -> Vectors:
+        out = np.empty((max(0, hi - lo), vectors.shape[1]), vectors.dtype)
+        plain, at = out.reshape(-1).view(np.uint8).data, stored.offset + lo * size
+        with Path(name).open("rb", buffering=0) as file:
+            while len(plain):
+                count = os.preadv(file.fileno(), [plain[: 1 << 26]], at)
+                if not count:
+                    raise SiamdedupError("was cut short while it was read", where=name)
+                plain, at = plain[count:], at + count
+        return out
+
+    return read
+
+
+def _file_of(vectors: Vectors) -> np.memmap[Any, Any] | None:
+    """The whole mapped file that these rows are; a view says where its file begins, not where it does itself."""
+    if not isinstance(vectors, np.memmap) or not vectors.flags.c_contiguous or not vectors.filename:
+        return None
+    return vectors if isinstance(cast(Any, vectors).base, mmap.mmap) else None
+
+
+def sample_rows(n: int, count: int, rng: np.random.Generator) -> IntArray:
+    """About ``count`` rows of ``n``, ascending: runs of 64 at random places, which a disk reads faster than single rows."""
+    if count >= n:
+        return np.arange(n)
+    run = 64 if n > 64 * 1024 else 1
+    starts = rng.choice(-(-n // run), min(-(-n // run), -(-count // run)), replace=False)
+    rows = (np.sort(starts)[:, None] * run + np.arange(run)).ravel()
+    return rows[rows < n]

@@ -1,9 +1,7 @@
-"""Tiles of scores on a CPU: a fast matrix product below a guard band, and the exact cosine of what passes it.
+"""Tiles of scores on a CPU: a fast matrix product below a guard band, so that what passes holds every pair.
 
-Rows are rounded to 8-bit integers where the processor multiplies them fastest (AVX-512 VNNI, AMX, Arm I8MM) and no
-coordinate is so large that little would be left of the others; else to bfloat16 where that is faster than float32
-(AVX-512 BF16, AMX, Arm BF16). The guard band is wider than anything the rounding can do, so the pairs found do not
-depend on which of them was used.
+Rows are rounded to bfloat16 where that is faster than float32 (AVX-512 BF16, AMX, Arm BF16). The guard band is wider than
+anything the rounding can do, so the pairs found do not depend on it. Where ``codes`` can be had they are faster still.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +20,7 @@ import numpy.typing as npt
 from siamdedup.cores import cores
 from siamdedup.dedup import kernels
 from siamdedup.dedup.kernels import ALL, CHUNK
-from siamdedup.types import FloatArray, IntArray
+from siamdedup.types import IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -31,43 +29,44 @@ ROWS, COLUMNS = 256, 4096  # of one product: 2 MB of bfloat16 scores, which stay
 # Products come in few shapes, rows and columns rounded up to these: for each new one a kernel is prepared, which costs
 # more than the product.
 ROW_STEP, COLUMN_STEP = 32, CHUNK
-WIDEST_BAND = 0.05  # of integers: beyond it more pairs would be looked at than their speed is worth
-_BLOCK = 1 << 16  # rows surveyed at a time
 _ROOM = 1 << 16  # pairs written at once, a row's columns at least
-_NO_CELLS = (0, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint32))
+NO_CELLS = (0, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint32))
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Found(NamedTuple):
-    """Pairs of rows, left < right, in no order; similarity float32."""
+class Finder(Protocol):
+    """Finds rows that may be near to others: ``Tiles`` or ``codes.CodeTiles``. Threads may share it."""
 
-    left: IntArray
-    right: IntArray
-    similarity: FloatArray
+    def rows(self, ids: npt.NDArray[Any]) -> Any:
+        """Those rows as ``near`` takes them."""
+
+    def near(
+        self,
+        rows: Any,
+        row_ids: npt.NDArray[Any],
+        column_ids: npt.NDArray[Any],
+        which: int = ALL,
+        cells: tuple[Any, ...] = NO_CELLS,
+    ) -> Iterator[tuple[IntArray, IntArray]]:
+        """(left, right), left < right, of these rows (``rows`` of ``row_ids``) and columns.
+
+        ``which`` and ``cells`` as ``kernels.wanted`` has them; ids ascend where that is UPPER.
+        """
 
 
 class Tiles:
-    """Pairs between any rows of ``vectors`` (n, d) whose cosine is at least ``minimum``. Threads may share it.
+    """Pairs between any rows of ``vectors`` (n, d) whose cosine may be at least ``minimum``. Threads may share it.
 
     Attributes:
-        kind: "int8", "bfloat16" or "float32": what rows are rounded to.
-        length: that rows are given; 1 but for integers.
+        kind: "bfloat16" or "float32": what rows are rounded to.
         floor: what a score must reach for its pair to be looked at.
     """
 
-    def __init__(self, vectors: npt.NDArray[Any], minimum: float, *, integers: bool = True) -> None:
-        """``integers``: may be used; finding their length reads all vectors twice, which few products do not repay."""
-        self.raw, self.minimum = kernels.bits(vectors), minimum
+    def __init__(self, vectors: npt.NDArray[Any], minimum: float) -> None:
+        self.raw = kernels.bits(vectors)
         dim = vectors.shape[1]
-        if integers and fast_int8(dim) and minimum > WIDEST_BAND:
-            length, band = _integers(self.raw)
-            if band <= WIDEST_BAND:
-                self.choose("int8", length)
-                # A sum of integers is exact, and a float64 of it too.
-                self.floor: Any = np.int32(np.floor(length * length * (minimum - band)))
-                return
         floor = minimum - guard_band(dim)
         # Positive bfloat16 values are ordered as their bits are, and any negative one is a negative integer.
         self.choose("bfloat16" if fast_bfloat16() and floor > 2.0**-6 else "float32")
@@ -75,40 +74,40 @@ class Tiles:
         half = self.kind == "bfloat16"
         self.floor = np.int16(_bits_below(floor)) if half else np.nextafter(exact, np.float32(-4))
 
-    def choose(self, kind: str, length: float = 1.0) -> None:
+    def choose(self, kind: str) -> None:
         """What rows are rounded to (``ready_rows``)."""
         import torch
 
-        self.kind, self.length = kind, length
-        self.dtype = {"int8": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}[kind]
+        self.kind = kind
+        self.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[kind]
         self._local = threading.local()
 
     def rows(self, ids: npt.NDArray[Any]) -> torch.Tensor:
         """Those rows at unit norm, as the product takes them (``ready_rows``)."""
-        return ready_rows(self.raw, ids, self.kind, self.length)
+        return ready_rows(self.raw, ids, self.kind)
 
-    def pairs(
+    def near(
         self,
-        rows: torch.Tensor,
+        rows: Any,
         row_ids: npt.NDArray[Any],
-        columns: torch.Tensor,
         column_ids: npt.NDArray[Any],
         which: int = ALL,
-        cells: tuple[Any, ...] = _NO_CELLS,
-    ) -> Iterator[Found]:
-        """Passing pairs of these rows and columns (from ``rows``), as ``kernels.tile_pairs`` chooses them."""
+        cells: tuple[Any, ...] = NO_CELLS,
+    ) -> Iterator[tuple[IntArray, IntArray]]:
+        """As ``Finder`` has it."""
         for lo in range(0, len(column_ids), COLUMNS):
             ids = column_ids[lo : lo + COLUMNS]
+            columns = self.rows(ids)
             for top in range(0, len(row_ids), ROWS):
                 first, some = 0, row_ids[top : top + ROWS]
-                scores = self.scores(rows[top:], len(some), columns[lo:], len(ids))
+                scores = self.scores(rows[top:], len(some), columns, len(ids))
                 while first < len(some):
-                    out = self._room()
+                    left, right = self._room()
                     count, first = kernels.tile_pairs(
-                        scores, len(ids), self.floor, self.raw, some, ids, self.minimum, first, out, which, cells
-                    )  # fmt: skip
+                        scores, len(ids), self.floor, some, ids, first, (left, right), which, cells
+                    )
                     if count:
-                        yield Found(out[0][:count].copy(), out[1][:count].copy(), out[2][:count].copy())
+                        yield left[:count].copy(), right[:count].copy()
 
     def scores(
         self, rows: torch.Tensor, n_rows: int, columns: torch.Tensor, n_columns: int
@@ -124,55 +123,30 @@ class Tiles:
             self._local.size = max(height * width, ROWS * COLUMNS)
             self._local.scores = torch.empty(self._local.size, dtype=self.dtype)
         out = self._local.scores[: height * width].view(height, width)
-        product = torch._int_mm if self.kind == "int8" else torch.mm
-        product(_at_least(rows, height), _at_least(columns, width).T, out=out)
+        torch.mm(_at_least(rows, height), _at_least(columns, width).T, out=out)
         plain = out.view(torch.int16) if self.kind == "bfloat16" else out
         return plain.numpy()[:n_rows].reshape(n_rows, -1, CHUNK)
 
-    def _room(self) -> tuple[IntArray, IntArray, FloatArray]:
+    def _room(self) -> tuple[IntArray, IntArray]:
         if not hasattr(self._local, "room"):
-            self._local.room = (
-                np.empty(_ROOM, np.int64),
-                np.empty(_ROOM, np.int64),
-                np.empty(_ROOM, np.float32),
-            )
+            self._local.room = np.empty(_ROOM, np.int64), np.empty(_ROOM, np.int64)
         return self._local.room
 
 
-def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], kind: str, length: float = 1.0) -> torch.Tensor:
-    """Rows ``ids`` of ``raw``, ``length`` long, rounded to ``kind`` ("int8", "bfloat16", "float32"); below them zeros.
+def ready_rows(raw: kernels.Stored, ids: npt.NDArray[Any], kind: str) -> torch.Tensor:
+    """Rows ``ids`` of ``raw`` at unit norm, rounded to ``kind`` ("bfloat16", "float32"); below them zeros.
 
     Shape (len(ids) rounded up to ``COLUMN_STEP``, d).
     """
     import torch
 
-    stored = {"int8": np.int8, "bfloat16": np.uint16, "float32": np.float32}[kind]
+    stored = {"bfloat16": np.uint16, "float32": np.float32}[kind]
     out: npt.NDArray[Any] = np.empty((up_to(len(ids), COLUMN_STEP), raw.shape[1]), stored)
-    kernels.unit_rows(raw, ids, out, length)
+    kernels.unit_rows(raw, ids, out)
     out[len(ids) :] = 0
     if kind == "bfloat16":
         return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(out)
-
-
-def _integers(raw: kernels.Stored) -> tuple[float, float]:
-    """(length at which no coordinate of a row exceeds 127, how far a score / length**2 can fall below the cosine).
-
-    With e the longest distance of a row from what its integers stand for, the product of two moves by 2 e + e**2 at most
-    (Cauchy-Schwarz). A millionth is added: where a coordinate lies in the middle of two integers, rows made ready
-    elsewhere may take the other one.
-    """
-    blocks = [raw[lo : lo + _BLOCK] for lo in range(0, len(raw), _BLOCK)]
-    # A little less than 127, since the largest was found in float64.
-    length = 126.99 / max(in_parallel(kernels.largest, blocks), default=1.0)
-
-    def error(block: kernels.Stored) -> float:
-        rounded = np.empty(block.shape, np.int8)
-        kernels.unit_rows(block, np.arange(len(block)), rounded, length)
-        return float(kernels.rounding(block, rounded, length))
-
-    worst = max(in_parallel(error, blocks), default=0.0)
-    return length, 2 * worst + worst**2 + 1e-6
 
 
 def _at_least(tile: torch.Tensor, count: int) -> torch.Tensor:
@@ -213,31 +187,6 @@ def fast_bfloat16() -> bool:
         return lambda: torch.mm(a, a.T)
 
     return _faster(product(torch.bfloat16), product(torch.float32))
-
-
-@lru_cache(maxsize=64)
-def fast_int8(dim: int) -> bool:
-    """Whether it multiplies 8-bit integers of this many dimensions into 32-bit ones faster still, and rightly.
-
-    Tried once, in milliseconds: torch keeps this product to itself, and gives zeros in one dimension. Where a processor
-    adds pairs of products in 16 bits, the largest values would show it.
-    """
-    import torch
-
-    if not hasattr(torch, "_int_mm"):
-        return False
-    values = np.random.default_rng(0).integers(-127, 128, (1024, dim), np.int8)
-    values[:2] = [[127], [-127]]
-    wanted = values[:256].astype(np.float64) @ values.astype(np.float64).T  # below 2**53, so exact
-    wide, other = torch.from_numpy(values), torch.bfloat16 if fast_bfloat16() else torch.float32
-    small, rows, columns = wide[:256], wide[:256].to(other), wide.to(other)
-    out = torch.empty(256, 1024, dtype=torch.int32)
-    try:
-        torch._int_mm(small, wide.T, out=out)
-        right = np.array_equal(out.numpy(), wanted)
-        return right and _faster(lambda: torch._int_mm(small, wide.T), lambda: torch.mm(rows, columns.T))
-    except RuntimeError:  # not built for this processor
-        return False
 
 
 def _faster(one: Callable[[], object], other: Callable[[], object]) -> bool:

@@ -92,16 +92,6 @@ def _spread(fine: FloatArray) -> FloatArray:
     return np.maximum(out, 1e-3)
 
 
-def sample_rows(n: int, count: int, rng: np.random.Generator) -> IntArray:
-    """About ``count`` rows of ``n``, ascending: runs of 64 at random places, which a disk reads faster than single rows."""
-    if count >= n:
-        return np.arange(n)
-    run = 64 if n > 64 * 1024 else 1
-    starts = rng.choice(-(-n // run), min(-(-n // run), -(-count // run)), replace=False)
-    rows = (np.sort(starts)[:, None] * run + np.arange(run)).ravel()
-    return rows[rows < n]
-
-
 def _kmeans(rows: FloatArray, k: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
     """Spherical k-means: unit centres (k, d) from k of the rows, and the nearest centre of each row.
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from siamdedup.dedup.join import ImagePairs, check_budget
 from siamdedup.dedup.kernels import Stored, survey
+from siamdedup.dedup.rows import reader
 from siamdedup.dedup.tiles import in_parallel
 from siamdedup.types import BoolArray, IntArray
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 
 Words = npt.NDArray[np.uint64]
 
@@ -26,8 +27,7 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
 
     Sorted by (original, copy). Rows are found by a 64-bit hash and compared for certain. 20 bytes a row of memory.
     """
-    words = raw.view(f"u{raw.dtype.itemsize}")
-    codes = row_codes(words)
+    codes, words = row_codes(raw), raw.view(f"u{raw.dtype.itemsize}")
     order = np.argsort(codes, kind="stable")
     again = np.flatnonzero(codes[order[1:]] == codes[order[:-1]]) + 1  # places in ``order``
     if not len(again):
@@ -49,13 +49,17 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
     return copy[order], original[order]
 
 
-def row_codes(words: npt.NDArray[Any]) -> Words:
-    """uint64 (n,): a hash of each row of unsigned integers (n, w); equal rows have equal codes."""
-    dim = words.shape[1]
+def row_codes(rows: npt.NDArray[Any]) -> Words:
+    """uint64 (n,): a hash of each row's bytes, of numbers (n, w); equal rows have equal codes."""
+    n, dim = rows.shape
+    kind, read = f"u{rows.dtype.itemsize}", reader(rows)
     odd = np.random.default_rng(0).integers(0, 2**63, dim, np.uint64) * np.uint64(2) + np.uint64(1)
-    codes = np.empty(len(words), np.uint64)
-    starts = range(0, len(words), _BLOCK)
-    for _ in in_parallel(lambda lo: survey(words[lo : lo + _BLOCK], odd, codes[lo : lo + _BLOCK]), starts):
+    codes = np.empty(n, np.uint64)
+
+    def one(lo: int) -> None:
+        survey(read(lo, min(n, lo + _BLOCK)).view(kind), odd, codes[lo : lo + _BLOCK])
+
+    for _ in in_parallel(one, range(0, n, _BLOCK)):
         pass
     return codes
 

@@ -11,20 +11,21 @@ import xxhash
 
 from siamdedup.dedup import join
 from siamdedup.dedup.cells.assign import BLOCK, Assigned, Assigner
-from siamdedup.dedup.cells.centres import SAMPLE_PER_CELL, Centres, sample_rows
+from siamdedup.dedup.cells.centres import SAMPLE_PER_CELL, Centres
 from siamdedup.dedup.cells.copies import Copies, equal_rows
 from siamdedup.dedup.cells.effort import choose_margin, exact_margin
 from siamdedup.dedup.cells.merge import COLUMNS, RECORD, merge
-from siamdedup.dedup.cells.scan import Members, scan
+from siamdedup.dedup.cells.scan import Members, Rows, scan
 from siamdedup.dedup.cells.work import Work
+from siamdedup.dedup.codes import Codes, CodeTiles
 from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, Vectors
 from siamdedup.dedup.kernels import bits, unit_rows
 from siamdedup.dedup.recall import disjoint_samples, found_among
-from siamdedup.dedup.rows import in_memory
-from siamdedup.dedup.tiles import Tiles, fast_bfloat16, in_parallel
+from siamdedup.dedup.rows import in_memory, reader, sample_rows
+from siamdedup.dedup.tiles import Finder, Tiles, fast_bfloat16, in_parallel
 from siamdedup.types import BoolArray, FloatArray, IntArray
 
-VERSION = 2  # raise it when the same vectors and settings give other parts
+VERSION = 3  # raise it when the same vectors and settings give other parts
 SORTED = 4 << 30  # bytes, at most, of pairs that are sorted at a time
 WIDEST = 0.4  # margin; beyond it rows visit so many cells that nothing is won
 _SHARES = {
@@ -32,7 +33,8 @@ _SHARES = {
     "truth": 0.13,
     "cells": 0.05,
     "assign": 0.40,
-    "scan": 0.40,
+    "scan": 0.38,
+    "pass": 0.02,
 }  # of the time, for the bar
 
 
@@ -56,12 +58,12 @@ class Run:
         self, plan: Plan, vectors: Vectors, min_similarity: float, folder: Path, progress: Progress | None
     ) -> None:
         self.budget = int(plan.memory_gb * 2**30)
-        vectors = in_memory(vectors, self.budget)
         self.plan, self.vectors, self.raw, self.n = plan, vectors, bits(vectors), len(vectors)
         self.min_similarity, self.progress, self.done = min_similarity, progress, 0.0
         self.exact, self.said = plan.target_recall == 1, ""
         self.recall: float | None = None
         join.check_rows(vectors)
+        self._tiles: Finder | None = None
         self.cells = min(self.n, plan.cells or _cells(self.n, self.exact))
         identity = {
             "version": VERSION, "vectors": _digest(vectors), "min_similarity": float(min_similarity),
@@ -127,7 +129,7 @@ class Run:
 
     def copies(self) -> Copies:
         def make() -> dict[str, IntArray]:
-            copy, original = equal_rows(self.raw)
+            copy, original = equal_rows(self.vectors)
             return {"copy": copy, "original": original}
 
         found = self.work.once("copies", make)
@@ -150,6 +152,7 @@ class Run:
                 np.concatenate(rows),
                 self.min_similarity,
                 progress=lambda k, of: self._show("truth", k / of),
+                tiles=self.tiles(),
             )
             inside = ~(left_out[found.left] | left_out[found.right])
             return {name: getattr(found, name)[inside] for name in COLUMNS}
@@ -179,24 +182,43 @@ class Run:
         members = self.members(assigner, copies, margin)
         visits = len(members.visitors) / max(1, len(members.at_home))
         parts = self._scan(members, f"{margin:.9f}")
-        del members  # their memory is wanted for sorting
+        del members  # their memory is wanted for the vectors and for sorting
+        self._tiles = None
+        self._pass(parts)
         pairs = merge(
-            lambda: (self.work.load(part)["records"] for part in parts),
+            lambda: (self.work.load(f"pairs-{part}")["records"] for part in parts),
             copies, self.n, self.work.folder, memory=min(self.budget, SORTED), max_pairs=self.plan.max_pairs,
             keep=self.plan.work_dir is not None,
         )  # fmt: skip
         return pairs, visits
 
+    def tiles(self) -> Finder:
+        """What finds near rows: made when first asked for, and held until ``_tiles`` is emptied."""
+        if self._tiles is None:
+            minimum, fits = self.min_similarity - TOLERANCE, self.n * self.raw.shape[1] <= self.budget
+            # A row is compared with its cell and those it visits.
+            share = 1.0 if self.exact else 10 / self.cells
+            codes = Codes.make(self.vectors, minimum, share=share) if fits else None
+            if codes is None:  # rows are read over and over
+                self._hold()
+            self._tiles = Tiles(self.vectors, minimum) if codes is None else CodeTiles(codes, minimum)
+        return self._tiles
+
+    def _hold(self) -> None:
+        self.vectors = in_memory(self.vectors, self.budget)
+        self.raw = bits(self.vectors)
+
     def members(self, assigner: Assigner, copies: Copies, margin: float) -> Members:
         left_out, starts = copies.left_out(self.n), range(0, self.n, BLOCK)
         blocks = [f"assign-{margin:.9f}-{k}" for k in range(len(starts))]
 
+        read = reader(self.vectors)
+
         def one(k: int) -> None:
             if not self.work.has(blocks[k]):
-                ids = np.arange(starts[k], min(self.n, starts[k] + BLOCK))
-                self.work.save(
-                    blocks[k], **_of_some(assigner, self.raw, ids, left_out[ids], margin)._asdict()
-                )
+                lo, hi = starts[k], min(self.n, starts[k] + BLOCK)
+                found = _of_some(assigner, bits(read(lo, hi)), left_out[lo:hi], margin)
+                self.work.save(blocks[k], **found._asdict())
 
         for k, _ in enumerate(in_parallel(one, range(len(starts))), 1):
             self._show("assign", k / len(starts))
@@ -209,26 +231,57 @@ class Run:
         return Members(assigned, self.n, len(assigner.centres.fine))
 
     def _scan(self, members: Members, name: str) -> list[str]:
-        tiles = Tiles(self.vectors, self.min_similarity - TOLERANCE)
+        """The parts of the cells: pairs that may pass, in the order in which cells find them."""
         chunks = members.chunks(256, 1 << 27)
-        parts, held = [f"pairs-{name}-{k}" for k in range(len(chunks))], 0
+        parts = [f"{name}-{k}" for k in range(len(chunks))]
+        missing = [k for k, part in enumerate(parts) if not self._has(part)]
 
-        def one(k: int) -> int:
-            if self.work.has(parts[k]):
-                return len(self.work.load(parts[k])["records"])
-            found = scan(tiles, members, *chunks[k])
-            records = np.empty(len(found), RECORD)
-            for column in COLUMNS:
-                records[column] = getattr(found, column)
-            self.work.save(parts[k], records=records)
-            return len(records)
+        def sift(left: Rows, right: Rows) -> tuple[Rows, Rows]:
+            found = self._passing(left, right)
+            join.check_budget(len(found), self.plan.max_pairs)
+            return found.left.astype(np.uint32), found.right.astype(np.uint32)
 
-        for k, count in enumerate(in_parallel(one, range(len(chunks))), 1):
-            held += count
-            join.check_budget(held, self.plan.max_pairs)
-            self._show("scan", k / len(chunks))
+        def one(k: int) -> None:
+            left, right = scan(self.tiles(), members, *chunks[k], sift)
+            self.work.save(f"near-{parts[k]}", left=left, right=right)
+
+        if missing:
+            self.tiles()  # made once, before threads ask for it
+        for k, _ in enumerate(in_parallel(one, missing), len(parts) - len(missing) + 1):
+            self._show("scan", k / len(parts))
         self._advance("scan")
         return parts
+
+    def _has(self, part: str) -> bool:
+        return self.work.has(f"near-{part}") or self.work.has(f"pairs-{part}")
+
+    def _pass(self, parts: list[str]) -> None:
+        """Of what ``_scan`` found, the pairs that pass by the vectors as stored."""
+        self._hold()
+        count = 0
+
+        def one(part: str) -> int:
+            near, name = f"near-{part}", f"pairs-{part}"
+            if not self.work.has(name):
+                held = self.work.load(near)
+                found = self._passing(held["left"], held["right"])
+                records = np.empty(len(found), RECORD)
+                for column in COLUMNS:
+                    records[column] = getattr(found, column)
+                self.work.save(name, records=records)
+                self.work.drop(near)
+                return len(found)
+            return len(self.work.load(name)["records"])
+
+        for k, more in enumerate(in_parallel(one, parts), 1):
+            count += more
+            join.check_budget(count, self.plan.max_pairs)
+            self._show("pass", k / len(parts))
+        self._advance("pass")
+
+    def _passing(self, left: Rows, right: Rows) -> ImagePairs:
+        rows = left.astype(np.int64), right.astype(np.int64)
+        return join.passing(self.vectors, *rows, self.min_similarity - TOLERANCE)
 
     def _show(self, step: str, share: float) -> None:
         if self.progress:
@@ -253,11 +306,11 @@ def _single(value: float) -> float:
     return float(np.float32(value))
 
 
-def _of_some(assigner: Assigner, raw: Any, ids: IntArray, left_out: BoolArray, margin: float) -> Assigned:
-    """The assignment of rows ``ids``; those left out are at home nowhere."""
+def _of_some(assigner: Assigner, raw: Any, left_out: BoolArray, margin: float) -> Assigned:
+    """The assignment of rows; those left out are at home nowhere."""
     inside = np.flatnonzero(~left_out)
-    found = assigner(raw, ids[inside], margin)
-    home, n_visits = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
+    found = assigner(raw, inside, margin)
+    home, n_visits = np.full(len(raw), -1, np.int32), np.zeros(len(raw), np.int32)
     home[inside], n_visits[inside] = found.home, found.n_visits
     return Assigned(home, n_visits, found.visits)
 
@@ -270,6 +323,7 @@ def _touching(pairs: ImagePairs, rows: IntArray) -> ImagePairs:
 def _digest(vectors: Vectors) -> str:
     """Of the shape, the type and every value."""
     digest = xxhash.xxh3_128(repr((vectors.shape, vectors.dtype.str)).encode())
-    for lo in range(0, len(vectors), 1 << 18):
-        digest.update(np.ascontiguousarray(vectors[lo : lo + (1 << 18)]).data)
+    read, block = reader(vectors), 1 << 16
+    for lo in range(0, len(vectors), block):
+        digest.update(np.ascontiguousarray(read(lo, min(len(vectors), lo + block))).data)
     return digest.hexdigest()

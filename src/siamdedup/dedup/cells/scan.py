@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from siamdedup.dedup.cells.assign import Assigned
-from siamdedup.dedup.join import ImagePairs
 from siamdedup.dedup.kernels import CELL, UPPER
-from siamdedup.dedup.tiles import COLUMNS, Found, Tiles
+from siamdedup.dedup.tiles import Finder
 from siamdedup.types import IntArray
 
 MAX_ROWS = 2**32 - 1  # rows are numbered in 32 bits here
+MOST = 1 << 24  # pairs that are held before it is looked which of them pass
+
+Rows = npt.NDArray[np.uint32]
+_NONE: Rows = np.empty(0, np.uint32)
 
 
 class Members:
@@ -63,21 +66,43 @@ class Members:
         return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
 
 
-def scan(tiles: Tiles, members: Members, first: int, last: int) -> ImagePairs:
-    """The pairs that belong to cells first..last-1, in no order."""
-    parts: list[Found] = []
-    for cell in range(first, last):
+def scan(
+    tiles: Finder,
+    members: Members,
+    first: int,
+    last: int,
+    sift: Callable[[Rows, Rows], tuple[Rows, Rows]],
+    most: int = MOST,
+) -> tuple[Rows, Rows]:
+    """(left, right) of the pairs that may pass and belong to cells first..last-1, in no order, each once.
+
+    Where they are more than ``most``, ``sift`` leaves those that do pass.
+    """
+    parts, held = [(_NONE, _NONE)], 0
+    for left, right in _near(tiles, members, range(first, last)):
+        parts.append((left.astype(np.uint32), right.astype(np.uint32)))
+        held += len(left)
+        if held > most:
+            parts = [sift(*_joined(parts))]
+            held = len(parts[0][0])
+            most = max(most, 2 * held)
+    return _joined(parts)
+
+
+def _near(tiles: Finder, members: Members, cells: Iterable[int]) -> Iterator[tuple[IntArray, IntArray]]:
+    for cell in cells:
         home = members.rows_at_home(cell)
-        if not len(home):
-            continue
-        rows = tiles.rows(home)
-        parts += tiles.pairs(rows, home, rows, home, UPPER)
-        visitors = members.visitors[members.visit_start[cell] : members.visit_start[cell + 1]]
-        context = (cell, members.home, members.visit_start, members.visitors)
-        for lo in range(0, len(visitors), COLUMNS):
-            block = visitors[lo : lo + COLUMNS]
-            parts += tiles.pairs(rows, home, tiles.rows(block), block, CELL, context)
-    return ImagePairs.concatenate(ImagePairs(*part) for part in parts)
+        if len(home):
+            rows = tiles.rows(home)
+            yield from tiles.near(rows, home, home, UPPER)
+            visitors = members.visitors[members.visit_start[cell] : members.visit_start[cell + 1]]
+            context = (cell, members.home, members.visit_start, members.visitors)
+            yield from tiles.near(rows, home, visitors, CELL, context)
+
+
+def _joined(parts: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return left, right
 
 
 @njit(cache=True)

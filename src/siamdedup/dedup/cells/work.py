@@ -63,6 +63,9 @@ class Work:
                 problem, where=str(path), remedy="delete this file, and run again"
             ) from error
 
+    def drop(self, name: str) -> None:
+        (self.folder / f"{name}.npz").unlink(missing_ok=True)
+
     def once(self, name: str, make: Any) -> dict[str, npt.NDArray[Any]]:
         """The arrays of ``make()``, computed unless they are there."""
         if not self.has(name):
