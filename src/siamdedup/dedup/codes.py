@@ -106,6 +106,20 @@ class Codes:
             return None
         return cls(words, rest, first, rotation, length, band)
 
+    def encode(self, vectors: Vectors, *, fit: bool = False) -> tuple[npt.NDArray[np.uint32], float]:
+        """(codes of other rows, float16 or float32; their length).
+
+        The length is the catalogue's, and larger values are cut off; ``fit``: as long as their own values allow.
+        """
+        turned = _unit(vectors) @ self.rotation
+        length = (LARGEST - 0.01) / max(float(np.abs(turned).max(initial=0)), 1e-6) if fit else self.length
+        words, rest = (
+            vnni.aligned((len(turned), self.words.shape[1]), np.uint32),
+            np.empty(len(turned), np.uint8),
+        )
+        _quantise(turned, np.float32(length), 0, words.view(np.int8), rest)
+        return words, length
+
     def __len__(self) -> int:
         return len(self.words)
 

@@ -158,7 +158,7 @@ def _tile(typing, rows, panel, first, steps, early, limits, masks):  # type: ign
 
 
 @intrinsic
-def _tile_scores(typing, rows, panel, steps, out, apart):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def tile_scores(typing, rows, panel, steps, out, apart):  # type: ignore[no-untyped-def]  # noqa: ARG001
     """Writes the sums of a tile: 64 int32 for each of 6 rows, which begin ``apart`` bytes from each other."""
 
     def emit(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ARG001

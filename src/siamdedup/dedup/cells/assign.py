@@ -22,26 +22,23 @@ just that hyperplane. ``effort`` measures on the catalogue itself how small it m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from siamdedup.dedup.cells.centres import Centres
-from siamdedup.dedup.kernels import Stored, any_passing
-from siamdedup.dedup.tiles import COLUMN_STEP, COLUMNS, ROW_STEP, ROWS, Tiles, ready_rows, up_to
+from siamdedup.dedup.cells.scores import CodeScores, Scores
+from siamdedup.dedup.codes import Codes
 from siamdedup.types import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    import torch
 
 BLOCK = (
     1 << 18
 )  # rows assigned together: 64 MB at 128 dimensions in bfloat16, and as much for their candidates
 MAX_VISITS = 48  # of one row, unless the join is exact
-RUN = 32  # scores looked at together
 
 
 class Assigned(NamedTuple):
@@ -59,64 +56,55 @@ class Assigned(NamedTuple):
 class Assigner:
     """Assigns rows to cells.
 
-    ``exact``: as the proof above needs it, with room for the rounding of products. ``half``: scores in bfloat16, which
-    give some rows another home than float32 does.
+    ``exact``: as the proof above needs it, with room for the rounding of products. Otherwise scores are of ``codes()``,
+    where it gives any, or in bfloat16 (``half``): both give some rows another home than float32 does.
     """
 
-    def __init__(self, centres: Centres, exact: bool = False, half: bool = False) -> None:
-        self.centres, self.exact, self.half = centres, exact, half and not exact
-        self._tables: dict[str, torch.Tensor] = {}
+    def __init__(
+        self,
+        centres: Centres,
+        exact: bool = False,
+        half: bool = False,
+        codes: Callable[[], Codes | None] = lambda: None,
+    ) -> None:
+        self.centres, self.exact, self.half, self._codes = centres, exact, half and not exact, codes
         # How far away the centres are that a row visits at most, by the cell it is at home in.
         self._scale = np.full(len(centres.fine), 2, np.float32) if exact else centres.spread
         # Of two rounded products and a distance.
         self._slack = np.float32((centres.fine.shape[1] + 16) * 2.0**-22 if exact else 0)
 
-    def __call__(self, raw: Stored, ids: IntArray, margin: float) -> Assigned:
-        """Rows ``ids`` of ``raw`` (see ``kernels.bits``), by the calling thread alone."""
-        tiles = _Scores(raw, self.half)
-        rows = tiles.rows(ids)
+    @cached_property
+    def scores(self) -> CodeScores | Scores:
+        """Made when first asked for; threads that share this one ask before they begin."""
+        codes = None if self.exact else self._codes()
+        return Scores(self.centres, self.half) if codes is None else CodeScores(self.centres, codes)
+
+    def release(self) -> None:
+        """Lets go of the codes; they are asked for again when they are needed."""
+        vars(self).pop("scores", None)
+
+    def __call__(self, rows: npt.NDArray[Any], ids: IntArray, margin: float) -> Assigned:
+        """Rows ``ids`` of ``rows``, which are as ``scores.stored`` gives them, by the calling thread alone."""
+        ready = self.scores.rows(rows, ids)
         probes, count = self.centres.probes, len(self.centres.groups)
-        group = self._groups(tiles, rows, len(ids)).ravel()
+        group = self.scores.groups(ready).ravel()
         kind = np.uint16 if count <= 1 << 16 else np.int64  # 16 bits are sorted in linear time
         order = np.argsort(group.astype(kind), kind="stable")  # codes row * probes + probe, by group
         ends = np.searchsorted(group[order], np.arange(count + 1))
-        cells, found = self._table(tiles, "cells", self.centres.fine), []
+        found = []
         for g in np.flatnonzero(np.diff(ends)):
             here, listed = order[ends[g] : ends[g + 1]], self.centres.shortlist[g]
-            columns = cells if len(listed) == len(self.centres.fine) else pick(cells, listed, COLUMN_STEP)
-            height = _height(len(listed))
-            for lo in range(0, len(here), height):
-                entry = here[lo : lo + height]
-                picked = pick(rows, entry // probes, ROW_STEP)
-                scores = tiles.scores(picked, len(entry), columns, len(listed))
-                found.append(
-                    _Candidates(
-                        entry, *_candidates(scores, listed, self._scale, np.float32(margin), self._slack)
-                    )
+            found += [
+                _Candidates(here[lo : lo + len(part[0])], *part)
+                for lo, part in self.scores.candidates(
+                    ready, here // probes, listed, self._scale, np.float32(margin), self._slack
                 )
+            ]
         return self._unite(found, len(ids), margin)
 
-    def groups_of(self, raw: Stored, ids: IntArray) -> IntArray:
+    def groups_of(self, rows: npt.NDArray[Any], ids: IntArray) -> IntArray:
         """int64 (len(ids), probes): the groups of centres whose shortlists a row is compared with."""
-        tiles = _Scores(raw, self.half)
-        return self._groups(tiles, tiles.rows(ids), len(ids))
-
-    def _groups(self, tiles: _Scores, rows: torch.Tensor, n: int) -> IntArray:
-        count, out = len(self.centres.groups), [np.zeros((0, self.centres.probes), np.int64)]
-        if count == 1:
-            return np.zeros((n, 1), np.int64)
-        groups = self._table(tiles, "groups", self.centres.groups)
-        height = _height(count)
-        for lo in range(0, n, height):
-            scores = tiles.scores(rows[lo:], min(height, n - lo), groups, count)
-            out.append(_best(scores, count, self.centres.probes))
-        return np.concatenate(out)
-
-    def _table(self, tiles: _Scores, name: str, rows: FloatArray) -> torch.Tensor:
-        """Centres as the product takes them, made once (two threads may both make them: the same values)."""
-        if name not in self._tables:
-            self._tables[name] = ready_rows(np.ascontiguousarray(rows), np.arange(len(rows)), tiles.kind)
-        return self._tables[name]
+        return self.scores.groups(self.scores.rows(rows, ids))
 
     def _unite(self, found: list[_Candidates], n: int, margin: float) -> Assigned:
         """Homes and visits from the candidates of every (row, probe)."""
@@ -145,127 +133,6 @@ class _Candidates(NamedTuple):
     brought: npt.NDArray[np.int32]
     cell: npt.NDArray[np.int32]
     score: FloatArray
-
-
-class _Scores(Tiles):
-    """Scores of rows against centres; no pairs."""
-
-    def __init__(self, raw: Stored, half: bool) -> None:
-        self.choose("bfloat16" if half else "float32")
-        self.raw = raw
-
-
-def _height(columns: int) -> int:
-    """Rows of one product with so many columns: as many scores as a tile of a join has."""
-    return max(ROWS, ROWS * COLUMNS // up_to(columns, COLUMN_STEP) // ROW_STEP * ROW_STEP)
-
-
-def pick(rows: torch.Tensor, ids: npt.NDArray[Any], step: int) -> torch.Tensor:
-    """``rows[ids]``, the last repeated up to a multiple of ``step``."""
-    import torch
-
-    padded = np.full(up_to(len(ids), step), ids[-1], np.int64)
-    padded[: len(ids)] = ids
-    return torch.index_select(rows, 0, torch.from_numpy(padded))
-
-
-def value(score):  # type: ignore[no-untyped-def]
-    """float32 of a score: itself, or a bfloat16's bits."""
-    raise NotImplementedError
-
-
-@overload(value, inline="always")
-def _value(score):  # type: ignore[no-untyped-def]
-    if score == types.int16:
-        return lambda score: np.uint32(np.uint32(np.uint16(score)) << np.uint32(16)).view(np.float32)
-    return lambda score: score
-
-
-def floor_of(least, like):  # type: ignore[no-untyped-def]
-    """A value as scores are stored, rounded down."""
-    raise NotImplementedError
-
-
-@overload(floor_of, inline="always")
-def _floor_of(least, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    def bfloat16(least, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        # Positive bfloat16 values are ordered as their bits are.
-        return np.int16(np.float32(least).view(np.uint32) >> np.uint32(16)) if least > 0 else np.int16(0)
-
-    return bfloat16 if like == types.int16 else (lambda least, like: least)  # noqa: ARG005
-
-
-@njit(nogil=True, cache=True, fastmath={"nnan"})
-def _largest(chunk):  # type: ignore[no-untyped-def]
-    best = chunk[0]
-    for k in range(chunk.shape[0]):
-        best = max(best, chunk[k])
-    return best
-
-
-@njit(nogil=True, cache=True)
-def _row_best(row, columns):  # type: ignore[no-untyped-def]
-    """The first column with the largest score. Among negative bfloat16 scores alone the smallest wins: a home like any."""
-    width, full = row.shape[1], columns // row.shape[1]
-    best, at = row[0, 0], 0
-    for q in range(full):
-        largest = _largest(row[q])
-        if largest > best:
-            best = largest
-            at = -q - 1
-    for j in range(full * width, columns):
-        if row[full, j - full * width] > best:
-            best, at = row[full, j - full * width], j
-    if at < 0:
-        q = -at - 1
-        for k in range(width):
-            if row[q, k] == best:
-                return q * width + k
-    return at
-
-
-@njit(nogil=True, cache=True)
-def _best(scores, columns, count):  # type: ignore[no-untyped-def]
-    """int64 (rows, count): the columns of the largest scores, which are lowered on the way."""
-    width = scores.shape[2]
-    out = np.empty((scores.shape[0], count), np.int64)
-    for i in range(scores.shape[0]):
-        for k in range(count):
-            at = _row_best(scores[i], columns)
-            out[i, k] = at
-            scores[i, at // width, at % width] = -32768
-    return out
-
-
-@njit(nogil=True, cache=True)
-def _candidates(scores, listed, scale, margin, slack):  # type: ignore[no-untyped-def]
-    """Of each row the cells whose score is near enough to its best to be visited: (count, cell, score)."""
-    columns, width, used = listed.shape[0], scores.shape[2], 0
-    room = 32 * scores.shape[0] + columns
-    cell, score = np.empty(room, np.int32), np.empty(room, np.float32)
-    count = np.zeros(scores.shape[0], np.int32)
-    for i in range(scores.shape[0]):
-        if used + columns > room:
-            room = 2 * room + columns
-            more_cell, more_score = np.empty(room, np.int32), np.empty(room, np.float32)
-            more_cell[:used], more_score[:used] = cell[:used], score[:used]
-            cell, score = more_cell, more_score
-        at, before = _row_best(scores[i], columns), used
-        best = scores[i, at // width, at % width]
-        least = value(best) - (margin * scale[listed[at]] + slack)
-        floor = floor_of(np.float32(least), best)
-        for q in range(scores.shape[1]):
-            for lo in range(0, width, RUN):
-                run = scores[i, q, lo : lo + RUN]
-                if not any_passing(run, floor):
-                    continue
-                for k in range(RUN):
-                    j = q * width + lo + k
-                    if j < columns and run[k] >= floor:
-                        cell[used], score[used] = listed[j], value(run[k])
-                        used += 1
-        count[i] = used - before
-    return count, cell[:used].copy(), score[:used].copy()
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})

@@ -36,7 +36,8 @@ def _margins(assigner: Assigner, left: Stored, right: Stored) -> Float64Array:
     for raw in (left, right):
         unit = np.empty(raw.shape, np.float32)
         unit_rows(raw, rows, unit)
-        sides.append((unit, assigner(raw, rows, 0.0).home, assigner.groups_of(raw, rows)))
+        stored = assigner.scores.stored(raw)
+        sides.append((unit, assigner(stored, rows, 0.0).home, assigner.groups_of(stored, rows)))
     least = np.full(len(left), np.inf)
     for (unit, home, groups), (_, other, _) in (sides, sides[::-1]):
         gap = ((fine[home] - fine[other]) * unit).sum(1) / assigner.centres.spread[home]

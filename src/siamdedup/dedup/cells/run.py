@@ -102,7 +102,7 @@ class Run:
             elif plan.margin is not None:
                 margin = plan.margin
             else:
-                to_ask = Assigner(centres, half=half)
+                to_ask = Assigner(centres, half=half, codes=self.codes)
                 margin = choose_margin(
                     to_ask, self.raw, learn, self.min_similarity, plan.target_recall, plan.seed
                 )
@@ -110,7 +110,8 @@ class Run:
             return {"margin": np.array(margin), "half": np.array(half)}
 
         chosen = self.work.once("effort", make)
-        return Assigner(centres, self.exact, bool(chosen["half"])), _single(float(chosen["margin"]))
+        assigner = Assigner(centres, self.exact, bool(chosen["half"]), self.codes)
+        return assigner, _single(float(chosen["margin"]))
 
     def _say(self, cells: int, margin: float, visits: float, copies: Copies) -> str:
         text = f"join in {cells:,} cells, {visits:.1f} visits a row (margin {margin:.3f})"
@@ -183,6 +184,7 @@ class Run:
         visits = len(members.visitors) / max(1, len(members.at_home))
         parts = self._scan(members, f"{margin:.9f}")
         del members  # their memory is wanted for the vectors and for sorting
+        assigner.release()
         self._tiles = None
         self._pass(parts)
         pairs = merge(
@@ -204,6 +206,10 @@ class Run:
             self._tiles = Tiles(self.vectors, minimum) if codes is None else CodeTiles(codes, minimum)
         return self._tiles
 
+    def codes(self) -> Codes | None:
+        tiles = self.tiles()
+        return tiles.codes if isinstance(tiles, CodeTiles) else None
+
     def _hold(self) -> None:
         self.vectors = in_memory(self.vectors, self.budget)
         self.raw = bits(self.vectors)
@@ -212,15 +218,17 @@ class Run:
         left_out, starts = copies.left_out(self.n), range(0, self.n, BLOCK)
         blocks = [f"assign-{margin:.9f}-{k}" for k in range(len(starts))]
 
+        missing = [k for k in range(len(starts)) if not self.work.has(blocks[k])]
+        coded = assigner.scores.catalogue if missing else None  # made before threads ask for it
         read = reader(self.vectors)
 
         def one(k: int) -> None:
-            if not self.work.has(blocks[k]):
-                lo, hi = starts[k], min(self.n, starts[k] + BLOCK)
-                found = _of_some(assigner, bits(read(lo, hi)), left_out[lo:hi], margin)
-                self.work.save(blocks[k], **found._asdict())
+            lo, hi = starts[k], min(self.n, starts[k] + BLOCK)
+            rows = bits(read(lo, hi)) if coded is None else coded[lo:hi]
+            found = _of_some(assigner, rows, left_out[lo:hi], margin)
+            self.work.save(blocks[k], **found._asdict())
 
-        for k, _ in enumerate(in_parallel(one, range(len(starts))), 1):
+        for k, _ in enumerate(in_parallel(one, missing), len(starts) - len(missing) + 1):
             self._show("assign", k / len(starts))
         self._advance("assign")
 
@@ -306,11 +314,11 @@ def _single(value: float) -> float:
     return float(np.float32(value))
 
 
-def _of_some(assigner: Assigner, raw: Any, left_out: BoolArray, margin: float) -> Assigned:
+def _of_some(assigner: Assigner, rows: Any, left_out: BoolArray, margin: float) -> Assigned:
     """The assignment of rows; those left out are at home nowhere."""
     inside = np.flatnonzero(~left_out)
-    found = assigner(raw, inside, margin)
-    home, n_visits = np.full(len(raw), -1, np.int32), np.zeros(len(raw), np.int32)
+    found = assigner(rows, inside, margin)
+    home, n_visits = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.int32)
     home[inside], n_visits[inside] = found.home, found.n_visits
     return Assigned(home, n_visits, found.visits)
 
