@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ def unit_rows(vectors: Vectors, rows: IntArray) -> FloatArray:
     """Those rows as float32 unit vectors."""
     import torch
 
-    return join.normalised(torch.from_numpy(vectors[rows]), rows).numpy()
+    return join.normalised(torch.from_numpy(take(vectors, rows)), rows).numpy()
 
 
 def scored(
@@ -54,20 +55,39 @@ def reader(vectors: Vectors) -> Callable[[int, int], Vectors]:
     stored = _file_of(vectors)
     if stored is None:
         return lambda lo, hi: vectors[lo:hi]
-    name, size = str(stored.filename), vectors.dtype.itemsize * vectors.shape[1]
+    name, size = Path(str(stored.filename)), vectors.dtype.itemsize * vectors.shape[1]
 
     def read(lo: int, hi: int) -> Vectors:
         out = np.empty((max(0, hi - lo), vectors.shape[1]), vectors.dtype)
-        plain, at = out.reshape(-1).view(np.uint8).data, stored.offset + lo * size
-        with Path(name).open("rb", buffering=0) as file:
-            while len(plain):
-                count = os.preadv(file.fileno(), [plain[: 1 << 26]], at)
-                if not count:
-                    raise SiamdedupError("was cut short while it was read", where=name)
-                plain, at = plain[count:], at + count
+        with name.open("rb", buffering=0) as file:
+            _fill(out, file, stored.offset + lo * size)
         return out
 
     return read
+
+
+def take(vectors: Vectors, rows: IntArray) -> Vectors:
+    """``vectors[rows]``; those of a mapped file are read from it (see ``reader``), each once."""
+    stored = _file_of(vectors)
+    if stored is None or not len(rows):
+        return vectors[rows]
+    wanted, place = np.unique(rows, return_inverse=True)
+    out = np.empty((len(wanted), vectors.shape[1]), vectors.dtype)
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(wanted) > 1) + 1, [len(wanted)]]).tolist()
+    with Path(str(stored.filename)).open("rb", buffering=0) as file:
+        for lo, hi, first in zip(bounds[:-1], bounds[1:], wanted[bounds[:-1]].tolist(), strict=True):
+            _fill(out[lo:hi], file, stored.offset + first * out.itemsize * out.shape[1])
+    return out if len(wanted) == len(rows) and (place[1:] > place[:-1]).all() else out[place]
+
+
+def _fill(out: Vectors, file: FileIO, at: int) -> None:
+    """Reads ``out`` from there on."""
+    plain = out.reshape(-1).view(np.uint8).data
+    while len(plain):
+        count = os.preadv(file.fileno(), [plain[: 1 << 26]], at)
+        if not count:
+            raise SiamdedupError("was cut short while it was read", where=str(file.name))
+        plain, at = plain[count:], at + count
 
 
 def _file_of(vectors: Vectors) -> np.memmap[Any, Any] | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from siamdedup.dedup.join import ImagePairs, check_budget
 from siamdedup.dedup.kernels import Stored, survey
-from siamdedup.dedup.rows import reader
+from siamdedup.dedup.rows import reader, take
 from siamdedup.dedup.tiles import in_parallel
 from siamdedup.types import BoolArray, IntArray
 
@@ -27,7 +27,7 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
 
     Sorted by (original, copy). Rows are found by a 64-bit hash and compared for certain. 20 bytes a row of memory.
     """
-    codes, words = row_codes(raw), raw.view(f"u{raw.dtype.itemsize}")
+    codes, words = row_codes(raw), f"u{raw.dtype.itemsize}"
     order = np.argsort(codes, kind="stable")
     again = np.flatnonzero(codes[order[1:]] == codes[order[:-1]]) + 1  # places in ``order``
     if not len(again):
@@ -37,7 +37,7 @@ def equal_rows(raw: Stored) -> tuple[IntArray, IntArray]:
     copy, original = order[again], order[again[first] - 1]
     same = np.concatenate(
         [
-            (words[copy[lo : lo + _BLOCK]] == words[original[lo : lo + _BLOCK]]).all(1)
+            np.equal(*(take(raw, side[lo : lo + _BLOCK]).view(words) for side in (copy, original))).all(1)
             for lo in range(0, len(copy), _BLOCK)
         ]
     )

@@ -19,11 +19,11 @@ from siamdedup.dedup.cells.scan import Members, Rows, scan
 from siamdedup.dedup.cells.work import Work
 from siamdedup.dedup.codes import Codes, CodeTiles
 from siamdedup.dedup.join import TOLERANCE, ImagePairs, Progress, Vectors
-from siamdedup.dedup.kernels import bits, unit_rows
+from siamdedup.dedup.kernels import bits
 from siamdedup.dedup.recall import disjoint_samples, found_among
-from siamdedup.dedup.rows import in_memory, reader, sample_rows
+from siamdedup.dedup.rows import in_memory, reader, sample_rows, unit_rows
 from siamdedup.dedup.tiles import Finder, Tiles, fast_bfloat16, in_parallel
-from siamdedup.types import BoolArray, FloatArray, IntArray
+from siamdedup.types import BoolArray, IntArray
 
 VERSION = 3  # raise it when the same vectors and settings give other parts
 SORTED = 4 << 30  # bytes, at most, of pairs that are sorted at a time
@@ -169,8 +169,7 @@ class Run:
             rng = np.random.default_rng([self.plan.seed, 2])
             joined = np.flatnonzero(~copies.left_out(self.n))
             rows = joined[sample_rows(len(joined), SAMPLE_PER_CELL * self.cells, rng)]
-            sample: FloatArray = np.empty((len(rows), self.raw.shape[1]), np.float32)
-            unit_rows(self.raw, rows, sample)
+            sample = unit_rows(self.vectors, rows)
             whole = self.n if self.exact else None
             return Centres.train(sample, self.cells, self.plan.seed, shortlist=whole)._asdict()
 
