@@ -32,9 +32,10 @@ class CellJoin:
     Attributes:
         target_recall: share of the exact join's pairs to find, 0..1; 1 is exact.
         cells: about how many; None for (0.15 n)^(2/3), the least work.
-        memory_gb: GiB for sorting, and for a copy of mapped vectors where they fit: they are read ten times from beginning
-            to end and then cell by cell, which is fast in memory alone. Beyond it 8 bytes a row, and 4 for each cell
-            that it visits (at 0.9 some 5 in a million rows, 12 in 40 million).
+        memory_gb: GiB for codes of a byte a value where they fit and the processor can (``codes``), by which rows are
+            assigned and compared; then for a copy of mapped vectors where they fit, by which pairs are judged, and for
+            sorting these, 4 GiB at most. Beyond it 8 bytes a row, and 4 for each cell that it visits (at 0.9 some 5 in
+            a million rows, 12 in 40 million).
         max_pairs: refuse to hold more pairs than this.
         recall_sample: rows to learn the margin from, and as many others to measure recall on; 0: it is
             learnt from turned rows alone (``effort``), and recall is not measured.
